@@ -1,0 +1,312 @@
+package schemas
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Names builds every subject, bucket and stream name of one cluster. It is the
+// only place where they are spelled out. The zero value is the default
+// cluster, whose names carry no prefix; several clusters in one NATS account
+// each need a prefix of their own.
+type Names struct {
+	// Prefix is empty or one token of [a-z0-9-]; it leads every name.
+	Prefix string
+}
+
+// AllNamespaces stands for "no namespace" in keys and subjects: cluster-scoped
+// objects are stored under it, and lists and watches use it for all namespaces.
+const AllNamespaces = "_"
+
+// API verbs, the second token of an API subject.
+const (
+	VerbApply  = "apply"
+	VerbCreate = "create"
+	VerbGet    = "get"
+	VerbList   = "list"
+	VerbWatch  = "watch"
+	VerbUpdate = "update"
+	VerbPatch  = "patch"
+	VerbDelete = "delete"
+	VerbLog    = "log"
+)
+
+// Methods of a node, the last token of a node subject.
+const (
+	NodeMethodLogs     = "logs"
+	NodeMethodImagePut = "image-put"
+	NodeMethodImages   = "images"
+)
+
+// Headers of messages on the bus.
+const (
+	// HeaderSignature carries the control plane's signature (base64, Ed25519)
+	// over subject, a NUL byte and body of what it tells a node.
+	HeaderSignature = "Gantry-Signature"
+	// HeaderResult says what an apply did: created, configured or unchanged.
+	HeaderResult = "Gantry-Result"
+	// HeaderWarning carries one warning per value.
+	HeaderWarning = "Gantry-Warning"
+	// HeaderCursor is where the next read of a log goes on.
+	HeaderCursor = "Gantry-Cursor"
+	// HeaderEOF is "true" when a log has no more to give, ever.
+	HeaderEOF = "Gantry-Eof"
+	// HeaderUpload, HeaderOffset and HeaderLast frame the pieces of an upload.
+	HeaderUpload = "Gantry-Upload"
+	HeaderOffset = "Gantry-Offset"
+	HeaderLast   = "Gantry-Last"
+)
+
+func (n Names) subject(tokens ...string) string {
+	s := strings.Join(tokens, ".")
+	if n.Prefix == "" {
+		return s
+	}
+	return n.Prefix + "." + s
+}
+
+func (n Names) bucket(name string) string {
+	if n.Prefix == "" {
+		return name
+	}
+	return n.Prefix + "-" + name
+}
+
+// ObjectsBucket is the KV bucket of the API objects: what is desired and what
+// was reported of it. Keys are ObjectKey.
+func (n Names) ObjectsBucket() string { return n.bucket("objects") }
+
+// EventsBucket is the KV bucket of v1 Events, which expire. Keys are ObjectKey.
+func (n Names) EventsBucket() string { return n.bucket("events") }
+
+// DesiredBucket is the KV bucket of what each node must run. Keys are
+// DesiredPodKey and DesiredNetworkKey; values are PodRecord and NetworkRecord.
+func (n Names) DesiredBucket() string { return n.bucket("desired") }
+
+// RoutesBucket is the KV bucket of what every node must route. Keys are
+// RouteServiceKey; values are RouteRecord.
+func (n Names) RoutesBucket() string { return n.bucket("routes") }
+
+// ReservationsBucket is the KV bucket of things given out once, such as
+// cluster IPs. Keys are ReservationKey; the value is a Reservation.
+func (n Names) ReservationsBucket() string { return n.bucket("reservations") }
+
+// ClusterBucket is the KV bucket of facts about the cluster itself.
+// The key ClusterKey holds a ClusterRecord.
+func (n Names) ClusterBucket() string { return n.bucket("cluster") }
+
+// ClusterKey is the one key of the cluster bucket.
+const ClusterKey = "cluster"
+
+// HealthStream is the stream of what the nodes report.
+func (n Names) HealthStream() string { return n.bucket("health") }
+
+// ObjectKey is the key of one API object: <resource>.<namespace or _>.<name>.
+// The name comes last because it may hold dots.
+func ObjectKey(resource, namespace, name string) string {
+	return resource + "." + namespaceToken(namespace) + "." + escapeName(name)
+}
+
+// ParseObjectKey takes an ObjectKey apart; namespace is empty for
+// cluster-scoped objects.
+func ParseObjectKey(key string) (resource, namespace, name string, err error) {
+	parts := strings.SplitN(key, ".", 3)
+	if len(parts) != 3 || parts[0] == "" || parts[1] == "" || parts[2] == "" {
+		return "", "", "", fmt.Errorf("key %q is not <resource>.<namespace or _>.<name>", key)
+	}
+	name, err = unescapeName(parts[2])
+	if err != nil {
+		return "", "", "", fmt.Errorf("key %q: %w", key, err)
+	}
+	namespace = parts[1]
+	if namespace == AllNamespaces {
+		namespace = ""
+	}
+	return parts[0], namespace, name, nil
+}
+
+func namespaceToken(namespace string) string {
+	if namespace == "" {
+		return AllNamespaces
+	}
+	return namespace
+}
+
+// NodeToken is a node's name as one subject token. Node names may hold dots
+// but never underscores, so the mapping can be undone.
+func NodeToken(node string) string { return strings.ReplaceAll(node, ".", "_") }
+
+// NodeFromToken undoes NodeToken.
+func NodeFromToken(token string) string { return strings.ReplaceAll(token, "_", ".") }
+
+// DesiredPodKey is the key of one pod in the desired bucket.
+func DesiredPodKey(node, namespace, name string) string {
+	return NodeToken(node) + ".pod." + namespace + "." + escapeName(name)
+}
+
+// DesiredNetworkKey is the key of a node's network in the desired bucket.
+func DesiredNetworkKey(node string) string { return NodeToken(node) + ".network" }
+
+// RouteServiceKey is the key of one Service in the routes bucket.
+func RouteServiceKey(namespace, name string) string {
+	return "service." + namespace + "." + escapeName(name)
+}
+
+// ReservationKey is the key of one reservation, such as ("clusterip", "10.96.0.1").
+func ReservationKey(kind, value string) string { return kind + "." + escapeName(value) }
+
+// KVSubject is the subject on which a value of a KV bucket is published; a
+// plain subscription to it hears every change.
+func KVSubject(bucket, key string) string { return "$KV." + bucket + "." + key }
+
+// DesiredSubjects is the wildcard of everything the control plane tells one node alone.
+func (n Names) DesiredSubjects(node string) string {
+	return KVSubject(n.DesiredBucket(), NodeToken(node)+".>")
+}
+
+// RoutesSubjects is the wildcard of everything the control plane tells every node.
+func (n Names) RoutesSubjects() string { return KVSubject(n.RoutesBucket(), ">") }
+
+// Sync is the request subject on which a node asks for its state and shows
+// that it lives. The message is a SyncRequest, the answer a SyncReply.
+func (n Names) Sync(node string) string { return n.subject("sync", NodeToken(node)) }
+
+// SyncAll is the wildcard over Sync.
+func (n Names) SyncAll() string { return n.subject("sync", "*") }
+
+// HealthPod is the subject of a PodHealth.
+func (n Names) HealthPod(node, namespace, name string) string {
+	return n.subject("health", NodeToken(node), "pod", namespace, escapeName(name))
+}
+
+// HealthNode is the subject of a NodeHealth.
+func (n Names) HealthNode(node string) string {
+	return n.subject("health", NodeToken(node), "node")
+}
+
+// HealthEvent is the subject of a PodEvent.
+func (n Names) HealthEvent(node, namespace, name string) string {
+	return n.subject("health", NodeToken(node), "event", namespace, escapeName(name))
+}
+
+// HealthOfNode is the wildcard of all that one node may report.
+func (n Names) HealthOfNode(node string) string {
+	return n.subject("health", NodeToken(node), ">")
+}
+
+// HealthAll is the wildcard of all health; the health stream captures it.
+func (n Names) HealthAll() string { return n.subject("health", ">") }
+
+// Node is the request subject of one method of a node.
+func (n Names) Node(node, method string) string {
+	return n.subject("node", NodeToken(node), method)
+}
+
+// NodeMethods is the wildcard of all methods of one node.
+func (n Names) NodeMethods(node string) string { return n.subject("node", NodeToken(node), ">") }
+
+// API is the request subject of one call. resource may name a subresource as
+// "deployments/scale". namespace is empty for cluster-scoped objects and, in
+// lists and watches, for all namespaces. name is empty in lists and watches.
+func (n Names) API(verb, resource, namespace, name string) string {
+	if name == "" {
+		return n.subject("api", verb, resource, namespaceToken(namespace))
+	}
+	return n.subject("api", verb, resource, namespaceToken(namespace), escapeName(name))
+}
+
+// APIVerb is the wildcard of one verb.
+func (n Names) APIVerb(verb string) string { return n.subject("api", verb, ">") }
+
+// APIAll is the wildcard of the whole API.
+func (n Names) APIAll() string { return n.subject("api", ">") }
+
+// Call is an API subject taken apart.
+type Call struct {
+	Verb        string
+	Resource    string
+	Subresource string // empty for the object itself
+	Namespace   string // empty for cluster scope or all namespaces
+	Name        string // empty in lists and watches
+}
+
+// ParseAPI takes an API subject apart.
+func (n Names) ParseAPI(subject string) (Call, error) {
+	rest := subject
+	if n.Prefix != "" {
+		var ok bool
+		if rest, ok = strings.CutPrefix(subject, n.Prefix+"."); !ok {
+			return Call{}, fmt.Errorf("subject %q lacks the prefix %q", subject, n.Prefix)
+		}
+	}
+	parts := strings.SplitN(rest, ".", 5)
+	if len(parts) < 4 || parts[0] != "api" {
+		return Call{}, fmt.Errorf("subject %q is not api.<verb>.<resource>.<namespace or _>[.<name>]", subject)
+	}
+	for _, p := range parts {
+		if p == "" {
+			return Call{}, fmt.Errorf("subject %q has an empty token", subject)
+		}
+	}
+	c := Call{Verb: parts[1], Resource: parts[2], Namespace: parts[3]}
+	c.Resource, c.Subresource, _ = strings.Cut(c.Resource, "/")
+	if c.Namespace == AllNamespaces {
+		c.Namespace = ""
+	}
+	if len(parts) == 5 {
+		name, err := unescapeName(parts[4])
+		if err != nil {
+			return Call{}, fmt.Errorf("subject %q: %w", subject, err)
+		}
+		c.Name = name
+	}
+	return c, nil
+}
+
+// escapeName writes every byte that a NATS key cannot hold as =XX. Names of
+// Kubernetes objects need it only outside DNS names, such as RBAC's colons.
+func escapeName(name string) string {
+	safe := func(i int) bool {
+		c := name[i]
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '-', c == '_':
+			return true
+		case c == '.':
+			// A dot at an end or beside another would make an empty token.
+			return i > 0 && i < len(name)-1 && name[i-1] != '.'
+		}
+		return false
+	}
+	var b strings.Builder
+	for i := range len(name) {
+		if safe(i) {
+			b.WriteByte(name[i])
+		} else {
+			fmt.Fprintf(&b, "=%02X", name[i])
+		}
+	}
+	return b.String()
+}
+
+func unescapeName(s string) (string, error) {
+	if !strings.Contains(s, "=") {
+		return s, nil
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] != '=' {
+			b.WriteByte(s[i])
+			continue
+		}
+		if i+2 >= len(s) {
+			return "", fmt.Errorf("name %q ends within an escape", s)
+		}
+		var c byte
+		if _, err := fmt.Sscanf(s[i+1:i+3], "%02X", &c); err != nil {
+			return "", fmt.Errorf("name %q has a bad escape %q", s, s[i:i+3])
+		}
+		b.WriteByte(c)
+		i += 2
+	}
+	return b.String(), nil
+}

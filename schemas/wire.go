@@ -1,0 +1,224 @@
+package schemas
+
+import (
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// ClusterRecord is what a cluster is known by. It is written once.
+type ClusterRecord struct {
+	ID string `json:"id"`
+	// Signer is the public key (nkey, account type) that signs what nodes are told.
+	Signer      string `json:"signer"`
+	PodCIDR     string `json:"podCIDR"`
+	ServiceCIDR string `json:"serviceCIDR"`
+}
+
+// Reservation says to whom something was given.
+type Reservation struct {
+	Key string    `json:"key"` // ObjectKey of the holder
+	UID types.UID `json:"uid"`
+}
+
+// FeedPos is a place in a feed: what the publisher tells in order. Epoch is
+// new with each publisher's life; Seq counts from 1 within it. A listener that
+// sees a new epoch or a gap in Seq has missed something and asks again (Sync).
+type FeedPos struct {
+	Epoch string `json:"epoch,omitempty"`
+	Seq   uint64 `json:"seq,omitempty"`
+}
+
+// PodRecord is what a node is told of one pod, as JSON in the desired bucket.
+type PodRecord struct {
+	ClusterID string  `json:"clusterID"`
+	Node      string  `json:"node"`
+	Feed      FeedPos `json:"feed"`
+	// Revision is the resourceVersion of the Pod that this was compiled from;
+	// for one pod it never goes backwards.
+	Revision  uint64    `json:"revision"`
+	Namespace string    `json:"namespace"`
+	Name      string    `json:"name"`
+	UID       types.UID `json:"uid"`
+	// Removed is the last word about a pod: the object is gone, and so must be
+	// whatever runs for it. Pod is nil then.
+	Removed bool        `json:"removed,omitempty"`
+	Pod     *corev1.Pod `json:"pod,omitempty"`
+}
+
+// RouteRecord is what every node is told of one Service, as JSON in the routes bucket.
+type RouteRecord struct {
+	ClusterID  string      `json:"clusterID"`
+	Feed       FeedPos     `json:"feed"`
+	Revision   uint64      `json:"revision"` // the newest resourceVersion that went into it
+	Namespace  string      `json:"namespace"`
+	Name       string      `json:"name"`
+	UID        types.UID   `json:"uid"`
+	Removed    bool        `json:"removed,omitempty"`
+	ClusterIPs []string    `json:"clusterIPs,omitempty"`
+	Ports      []RoutePort `json:"ports,omitempty"`
+}
+
+// RoutePort is one port of a Service and the ready endpoints behind it.
+type RoutePort struct {
+	Name      string          `json:"name,omitempty"`
+	Protocol  corev1.Protocol `json:"protocol"`
+	Port      uint16          `json:"port"`
+	Endpoints []RouteEndpoint `json:"endpoints"`
+}
+
+// RouteEndpoint is one ready address.
+type RouteEndpoint struct {
+	IP   string `json:"ip"`
+	Port uint16 `json:"port"`
+	Node string `json:"node,omitempty"`
+}
+
+// NetworkRecord is a node's part in the cluster's network.
+type NetworkRecord struct {
+	PodCIDR        string `json:"podCIDR"`        // this node's own range
+	ClusterPodCIDR string `json:"clusterPodCIDR"` // all nodes' ranges
+	ServiceCIDR    string `json:"serviceCIDR"`
+}
+
+// SyncRequest is a node asking for what it misses. Sent at start, on a gap,
+// and every HeartbeatSeconds as the sign of life.
+type SyncRequest struct {
+	Node string `json:"node"`
+	// Instance tells two agents that use one node name apart: it is drawn once
+	// per state directory.
+	Instance string `json:"instance"`
+	Host     string `json:"host,omitempty"` // the machine's own host name, for messages
+	// Nonce comes back in the answer, so that an old answer cannot be replayed.
+	Nonce  string  `json:"nonce"`
+	Pods   FeedPos `json:"pods"`
+	Routes FeedPos `json:"routes"`
+	// PodsAfter and RoutesAfter go on with a snapshot after this key
+	// (namespace/name); empty asks from the start.
+	PodsAfter   string `json:"podsAfter,omitempty"`
+	RoutesAfter string `json:"routesAfter,omitempty"`
+}
+
+// SyncReply is the whole message that answers a SyncRequest; it is signed.
+type SyncReply struct {
+	ClusterID string `json:"clusterID"`
+	Node      string `json:"node"`
+	Nonce     string `json:"nonce"`
+	// Error refuses the node, for example because another instance holds the name.
+	Error            *metav1.Status `json:"error,omitempty"`
+	HeartbeatSeconds int            `json:"heartbeatSeconds,omitempty"`
+	// Revision is the newest revision of the objects bucket that the answer
+	// knows of; going backwards means that the control plane lost data.
+	Revision uint64         `json:"revision"`
+	Network  *NetworkRecord `json:"network,omitempty"`
+	// Pods and Routes are nil where the node's position is already the newest.
+	Pods   *PodSnapshot   `json:"pods,omitempty"`
+	Routes *RouteSnapshot `json:"routes,omitempty"`
+}
+
+// PodSnapshot is all that a node must run, or one page of it.
+type PodSnapshot struct {
+	Pos     FeedPos     `json:"pos"`
+	Records []PodRecord `json:"records"` // ordered by namespace/name
+	Next    string      `json:"next,omitempty"`
+}
+
+// RouteSnapshot is all that a node must route, or one page of it.
+type RouteSnapshot struct {
+	Pos     FeedPos       `json:"pos"`
+	Records []RouteRecord `json:"records"` // ordered by namespace/name
+	Next    string        `json:"next,omitempty"`
+}
+
+// PodHealth is what a node says of one pod: always the whole truth, never a delta.
+type PodHealth struct {
+	Node      string    `json:"node"`
+	Namespace string    `json:"namespace"`
+	Name      string    `json:"name"`
+	UID       types.UID `json:"uid"`
+	// Revision is that of the newest PodRecord the node has acted upon.
+	Revision uint64 `json:"revision"`
+	// Seq grows with each report of this node about this pod (nanoseconds since
+	// the epoch, or the last one plus one where the clock went back).
+	Seq        uint64           `json:"seq"`
+	ObservedAt time.Time        `json:"observedAt"`
+	Status     corev1.PodStatus `json:"status"`
+	// Gone says that nothing of the pod is left on the node: no process, no
+	// namespace, no address. Only then may the object be removed.
+	Gone bool `json:"gone,omitempty"`
+}
+
+// NodeHealth is what a node says of itself.
+type NodeHealth struct {
+	Node       string            `json:"node"`
+	Instance   string            `json:"instance"`
+	Seq        uint64            `json:"seq"`
+	ObservedAt time.Time         `json:"observedAt"`
+	Labels     map[string]string `json:"labels,omitempty"`
+	Status     corev1.NodeStatus `json:"status"` // capacity, allocatable, addresses, nodeInfo, conditions, images
+	Stopping   bool              `json:"stopping,omitempty"`
+}
+
+// PodEvent is one thing that happened to a pod on its node; the control plane
+// makes a v1 Event of it.
+type PodEvent struct {
+	Node      string    `json:"node"`
+	Namespace string    `json:"namespace"`
+	Pod       string    `json:"pod"`
+	UID       types.UID `json:"uid"`
+	Container string    `json:"container,omitempty"`
+	Type      string    `json:"type"` // Normal or Warning
+	Reason    string    `json:"reason"`
+	Message   string    `json:"message"`
+	Time      time.Time `json:"time"`
+}
+
+// LogRequest asks a node for one piece of a container's log. The answer's body
+// is raw lines as stored ("<RFC 3339 time> stdout|stderr F|P <text>"), its
+// headers say where to go on (HeaderCursor) and whether anything can still
+// come (HeaderEOF). Nothing is kept between two requests, so a reader may be
+// slow, vanish, or change the server it asks through.
+type LogRequest struct {
+	Namespace string     `json:"namespace"`
+	Pod       string     `json:"pod"`
+	UID       types.UID  `json:"uid,omitempty"`
+	Container string     `json:"container,omitempty"` // may be empty where the pod has one
+	Previous  bool       `json:"previous,omitempty"`
+	TailLines *int64     `json:"tailLines,omitempty"`
+	SinceTime *time.Time `json:"sinceTime,omitempty"`
+	// Cursor is empty at first, then what the last answer gave.
+	Cursor string `json:"cursor,omitempty"`
+	// WaitSeconds lets the node hold the answer back until there is more, at
+	// most 20 s.
+	WaitSeconds int `json:"waitSeconds,omitempty"`
+}
+
+// WatchReply is one piece of a watch. A watch is a chain of requests, each
+// from the resourceVersion that the last answer gave, so it survives the loss
+// of the server that it went through and costs nothing while nobody reads.
+type WatchReply struct {
+	Items           []metav1.WatchEvent `json:"items"`
+	ResourceVersion string              `json:"resourceVersion"`
+}
+
+// NodeCredentials is the file that lets an agent be one node and nothing else.
+type NodeCredentials struct {
+	Node      string   `json:"node"`
+	ClusterID string   `json:"clusterID"`
+	URLs      []string `json:"urls"`
+	Seed      string   `json:"seed"` // nkey user seed: secret
+	Signer    string   `json:"signer"`
+	Prefix    string   `json:"prefix,omitempty"`
+	CA        string   `json:"ca,omitempty"` // PEM; empty on loopback
+}
+
+// UserCredentials is the file that lets a person or program drive the cluster.
+type UserCredentials struct {
+	User   string   `json:"user"`
+	URLs   []string `json:"urls"`
+	Seed   string   `json:"seed"`
+	Prefix string   `json:"prefix,omitempty"`
+	CA     string   `json:"ca,omitempty"`
+}
