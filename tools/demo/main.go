@@ -1,0 +1,154 @@
+// Command demo runs Gantry's main job from end to end on this machine and
+// checks each step, or brings a cluster up to stay (up) and takes it away
+// again (down).
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"gantry.dev/tools/cluster"
+)
+
+const usage = `usage: demo run|up|down [flags]
+
+  run    bring a cluster up, run examples/web.yaml on it, break it, remove it
+  up     bring a cluster up and leave it running (-d: in the background)
+  down   remove the cluster that 'up' made (--keep-state: all but its state)
+`
+
+func main() {
+	if len(os.Args) < 2 {
+		fmt.Fprint(os.Stderr, usage)
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := command(ctx, os.Args[1], os.Args[2:]); err != nil {
+		fmt.Fprintln(os.Stderr, "demo:", err)
+		os.Exit(1)
+	}
+}
+
+func command(ctx context.Context, name string, args []string) error {
+	if os.Geteuid() != 0 {
+		return errors.New("needs root: it makes namespaces, cgroups and nftables rules; run it with sudo")
+	}
+	flags := flag.NewFlagSet(name, flag.ExitOnError)
+	flags.Usage = func() {
+		fmt.Fprint(os.Stderr, usage)
+		flags.PrintDefaults()
+	}
+	bin := flags.String("bin", defaultBin(), "directory of the binaries")
+	switch name {
+	case "run":
+		manifest := flags.String("manifest", "examples/web.yaml", "what to apply")
+		_ = flags.Parse(args) // ExitOnError
+		return run(ctx, *bin, *manifest)
+	case "up":
+		detach := flags.Bool("d", false, "leave it running in the background")
+		listen := flags.String("listen", "127.0.0.1:4222", "address of the bus")
+		_ = flags.Parse(args)
+		return up(ctx, *bin, *listen, *detach)
+	case "down":
+		keep := flags.Bool("keep-state", false, "keep /var/lib/gantry: objects, keys, images and logs")
+		_ = flags.Parse(args)
+		return down(ctx, *bin, *keep)
+	}
+	fmt.Fprint(os.Stderr, usage)
+	return fmt.Errorf("unknown command %q", name)
+}
+
+// defaultBin is the directory of this binary, or bin/ under go run.
+func defaultBin() string {
+	if exe, err := os.Executable(); err == nil {
+		if _, err := os.Stat(filepath.Join(filepath.Dir(exe), cluster.NodeAgent)); err == nil {
+			return filepath.Dir(exe)
+		}
+	}
+	bin, err := filepath.Abs("bin")
+	if err != nil {
+		return "bin"
+	}
+	return bin
+}
+
+const registryAddress = "127.0.0.1:5050"
+
+func up(ctx context.Context, bin, listen string, detach bool) error {
+	steps := newSteps(os.Stdout)
+	startCtx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	var c *cluster.Cluster
+	err := steps.do("start control plane, registry and node agent", func() (string, error) {
+		var err error
+		c, err = cluster.Start(startCtx, cluster.Options{
+			Bin: bin, Listen: listen, Registry: registryAddress,
+		})
+		if err != nil {
+			return "", err
+		}
+		return fmt.Sprintf("pids %d, %d and %d", c.PID(cluster.ControlPlane), c.PID(cluster.Registry), c.PID(cluster.NodeAgent)), nil
+	})
+	if err != nil {
+		return err
+	}
+	err = steps.do("push the sample image", func() (string, error) {
+		return "127.0.0.1:5050/gantry/web:v1", pushSample(startCtx, bin, registryAddress+"/gantry/web:v1")
+	})
+	if err != nil {
+		stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		defer cancel()
+		return errors.Join(err, c.Stop(stopCtx, false))
+	}
+	printHints(c)
+	if detach {
+		fmt.Println("\nIt runs in the background; `task down` removes it.")
+		return nil
+	}
+	fmt.Println("\nLogs follow; Ctrl-C takes the cluster down.")
+	follow(ctx, c)
+	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Minute)
+	defer cancel()
+	return takeDown(stopCtx, steps, c, false)
+}
+
+func down(ctx context.Context, bin string, keep bool) error {
+	c, err := cluster.Open(cluster.Options{Bin: bin})
+	if errors.Is(err, os.ErrNotExist) {
+		fmt.Println("no cluster is up here")
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	stopCtx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	return takeDown(stopCtx, newSteps(os.Stdout), c, keep)
+}
+
+func takeDown(ctx context.Context, steps *steps, c *cluster.Cluster, keep bool) error {
+	return steps.do("remove everything", func() (string, error) {
+		if err := c.Stop(ctx, keep); err != nil {
+			return "", err
+		}
+		left, err := c.Leftovers()
+		if err != nil {
+			return "", err
+		}
+		if len(left) > 0 {
+			return "", fmt.Errorf("left behind: %v", left)
+		}
+		if keep {
+			return "kept: " + c.StateDir, nil
+		}
+		return "no process, mount, namespace, link, cgroup, table or directory left", nil
+	})
+}
