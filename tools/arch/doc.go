@@ -1,0 +1,3 @@
+// Package arch holds the rules of the architecture as tests. It has no code of
+// its own.
+package arch
