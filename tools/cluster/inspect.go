@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -77,13 +78,13 @@ func (c *Cluster) Leftovers() ([]string, error) {
 			left = append(left, "mount "+fields[1])
 		}
 	}
-	links, err := os.ReadDir("/sys/class/net")
+	links, err := net.Interfaces()
 	if err != nil {
 		return nil, err
 	}
 	for _, l := range links {
-		if strings.HasPrefix(l.Name(), "gantry") || strings.HasPrefix(l.Name(), "gy") {
-			left = append(left, "link "+l.Name())
+		if strings.HasPrefix(l.Name, "gantry") || strings.HasPrefix(l.Name, "gy") {
+			left = append(left, "link "+l.Name)
 		}
 	}
 	for _, pattern := range []string{"/sys/fs/cgroup/*/" + c.CgroupRoot(), "/sys/fs/cgroup/" + c.CgroupRoot()} {
