@@ -1,15 +1,14 @@
 #!/bin/sh
 # Installs what building and running Gantry needs on Debian and Ubuntu, and
 # says what is missing elsewhere. Runs any number of times; does nothing where
-# all is there. Arguments add the packages of one more purpose: bench, cgroup2.
+# all is there. An argument adds the packages of one more purpose: cgroup2.
 set -eu
 
 need="gcc libc6-dev pkg-config libseccomp-dev iproute2 nftables ca-certificates"
 for purpose in "$@"; do
 	case "$purpose" in
-	bench) need="$need runc" ;;
 	cgroup2) need="$need user-mode-linux kmod" ;;
-	*) echo "setup: unknown purpose '$purpose': bench and cgroup2 are known" >&2; exit 2 ;;
+	*) echo "setup: unknown purpose '$purpose': cgroup2 is known" >&2; exit 2 ;;
 	esac
 done
 
