@@ -34,8 +34,20 @@ type View interface {
 	// Tombstone says that the key held an object which was deleted not long
 	// ago (the bus still keeps its marker). Names that are derived must skip it.
 	Tombstone(resource, namespace, name string) bool
-	// Revision is the newest revision that the view has taken in.
+	// Revision is the newest revision of the objects bucket that the view has
+	// taken in. Events live in a stream of their own and count apart from it:
+	// see RevisionOf.
 	Revision() uint64
+}
+
+// RevisionOf is the newest revision that the view has taken in of the bucket
+// that keeps the resource: Revision for all but events. A list of the resource
+// followed by ChangesSince this revision, read before the list, misses nothing.
+func RevisionOf(v View, resource string) uint64 {
+	if r, ok := v.(interface{ RevisionOf(string) uint64 }); ok {
+		return r.RevisionOf(resource)
+	}
+	return v.Revision()
 }
 
 // IndexFunc says under which values an object is found in an index. It must be
@@ -72,11 +84,15 @@ type Store interface {
 	// and grace are the caller's to respect.
 	Delete(ctx context.Context, o schemas.Object) error
 	// Subscribe calls fn for every change after the current state, in order,
-	// one at a time, until ctx ends. With replay, the current objects come
-	// first as creations. fn must not block for long and must not write.
+	// one at a time, until ctx ends; it returns then, and not before. With
+	// replay, the current objects come first as creations. fn must not block
+	// for long and must not write. Changes of events come among those of the
+	// objects; each kind is in order, but their revisions do not compare.
 	Subscribe(ctx context.Context, replay bool, fn func(Change)) error
 	// ChangesSince returns up to limit changes of one resource ("" for all)
 	// after a revision, and the revision reached; ErrTooOld where the log no
 	// longer reaches back. With none, it waits until ctx ends and returns none.
+	// All resources ("") leaves out events, whose revisions are another count:
+	// they are asked for by name.
 	ChangesSince(ctx context.Context, resource string, revision uint64, limit int) ([]Change, uint64, error)
 }

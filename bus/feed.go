@@ -1,0 +1,173 @@
+package bus
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
+
+	"gantry.dev/schemas"
+)
+
+// staleAfter is the longest loss of the connection after which a feed may go
+// on where it was. Markers of deletions stay for tombstoneTTL (events: five
+// minutes), and one that is missed would leave an object in the view for good.
+const staleAfter = 4 * time.Minute
+
+// feed reads one bucket into the view: first what is there, then what comes.
+type feed struct {
+	conn   *Conn
+	bucket string
+	view   *viewCache
+	lane   *lane
+	loaded chan struct{} // closed after the first load
+	log    zerolog.Logger
+}
+
+// errStale ends a feed that has to load again.
+var errStale = errors.New("connection was lost for too long to go on")
+
+// run feeds the view until ctx ends.
+func (f *feed) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		err := f.once(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		f.log.Warn().Err(err).Str("bucket", f.bucket).Msg("feed of the view broke, loading again")
+		if wait(ctx, 500*time.Millisecond) != nil {
+			return
+		}
+	}
+}
+
+// once loads the bucket and follows it until something breaks.
+func (f *feed) once(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer f.conn.onStale(func() { cancel(errStale) })()
+
+	stream := "KV_" + f.bucket
+	info, cons, err := f.open(ctx, stream)
+	if err != nil {
+		return err
+	}
+	l := &loading{feed: f, seen: map[objKey]bool{}, floor: info.State.LastSeq}
+	// Nothing would ever come from an empty bucket to say that it is all.
+	if info.State.Msgs == 0 {
+		l.finish()
+	}
+	reading, err := cons.Consume(l.message, jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
+		f.log.Debug().Err(err).Str("bucket", f.bucket).Msg("feed of the view")
+	}))
+	if err != nil {
+		return fmt.Errorf("consume %s: %w", stream, err)
+	}
+	defer reading.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-reading.Closed():
+		return fmt.Errorf("consume %s: closed", stream)
+	}
+}
+
+// open makes the consumer. The stream's state is read first: whatever it has
+// by then is among what the consumer delivers.
+func (f *feed) open(ctx context.Context, stream string) (info *jetstream.StreamInfo, cons jetstream.Consumer, err error) {
+	err = retryAPI(ctx, func(ctx context.Context) error {
+		s, err := f.conn.js.Stream(ctx, stream)
+		if err != nil {
+			return fmt.Errorf("read stream %s: %w", stream, err)
+		}
+		info = s.CachedInfo()
+		cons, err = f.conn.js.OrderedConsumer(ctx, stream, jetstream.OrderedConsumerConfig{
+			FilterSubjects: []string{schemas.KVSubject(f.bucket, ">")},
+			DeliverPolicy:  jetstream.DeliverLastPerSubjectPolicy,
+		})
+		if err != nil {
+			return fmt.Errorf("follow stream %s: %w", stream, err)
+		}
+		return nil
+	})
+	return info, cons, err
+}
+
+// loading is one life of a feed. Messages come one at a time.
+type loading struct {
+	feed  *feed
+	seen  map[objKey]bool // nil once all that was there has come
+	floor uint64
+}
+
+func (l *loading) message(m jetstream.Msg) {
+	f := l.feed
+	meta, err := m.Metadata()
+	if err != nil {
+		f.log.Error().Err(err).Str("subject", m.Subject()).Msg("read feed of the view")
+		return
+	}
+	s, err := f.decode(m, meta)
+	if err != nil {
+		// Somebody wrote by hand what is no object. It is not in the view, and
+		// the feed goes on.
+		f.log.Error().Err(err).Str("subject", m.Subject()).Msg("ignore what is no object")
+		f.view.passed(f.lane, meta.Sequence.Stream)
+	} else {
+		if l.seen != nil && s.obj != nil {
+			l.seen[s.key] = true
+		}
+		f.view.deliver(s)
+	}
+	if l.seen != nil && meta.NumPending == 0 {
+		l.floor = max(l.floor, meta.Sequence.Stream)
+		l.finish()
+	}
+}
+
+func (l *loading) finish() {
+	l.feed.view.finishLoad(l.feed.lane, l.seen, l.floor)
+	l.seen = nil
+	select {
+	case <-l.feed.loaded:
+	default:
+		close(l.feed.loaded)
+	}
+}
+
+func (f *feed) decode(m jetstream.Msg, meta *jetstream.MsgMetadata) (step, error) {
+	key, ok := strings.CutPrefix(m.Subject(), schemas.KVSubject(f.bucket, ""))
+	if !ok {
+		return step{}, fmt.Errorf("subject is not of bucket %s", f.bucket)
+	}
+	resource, namespace, name, err := schemas.ParseObjectKey(key)
+	if err != nil {
+		return step{}, err
+	}
+	kind, ok := schemas.KindByResource(resource)
+	if !ok {
+		return step{}, fmt.Errorf("resource %q is not known", resource)
+	}
+	if (resource == schemas.Events) != (f.lane == &f.view.events) {
+		return step{}, fmt.Errorf("resource %q does not belong into bucket %s", resource, f.bucket)
+	}
+	s := step{key: objKey{resource, namespace, name}, seq: meta.Sequence.Stream, at: meta.Timestamp}
+	h := m.Headers()
+	if h.Get(headerOperation) != "" || h.Get(headerMarker) != "" {
+		return s, nil
+	}
+	s.obj = kind.New()
+	if err := json.Unmarshal(m.Data(), s.obj); err != nil {
+		return step{}, fmt.Errorf("decode %s: %w", kind.GVK.Kind, err)
+	}
+	if keyOf(s.obj) != s.key {
+		return step{}, fmt.Errorf("object calls itself %s", keyOf(s.obj))
+	}
+	stamp(s.obj, s.seq)
+	return s, nil
+}
