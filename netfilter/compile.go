@@ -93,6 +93,17 @@ func (b *Book) Touched() []Frontend {
 	return out
 }
 
+// TouchAll counts every frontend of the book and of another ruleset as touched:
+// for callers who have lost track of what the kernel holds.
+func (b *Book) TouchAll(other Ruleset) {
+	for t := range b.rules.Spread {
+		b.touched[t.Frontend] = struct{}{}
+	}
+	for t := range other.Spread {
+		b.touched[t.Frontend] = struct{}{}
+	}
+}
+
 // Names lists the Services in the book, ordered.
 func (b *Book) Names() []string {
 	out := make([]string, 0, len(b.services))

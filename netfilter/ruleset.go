@@ -195,3 +195,9 @@ func sameChains(a, b []Chain) bool {
 			c.Priority == d.Priority && slices.Equal(c.Rules, d.Rules)
 	})
 }
+
+// Equal says that two rulesets are the same but for what is foreign in them.
+func Equal(a, b Ruleset) bool {
+	return a.Table == b.Table && sameChains(a.Chains, b.Chains) &&
+		maps.EqualFunc(a.Spread, b.Spread, sameSlots) && maps.Equal(a.Hairpin, b.Hairpin)
+}

@@ -27,9 +27,12 @@ const (
 	pairBytes = 8
 )
 
+// The types matter to people only: nft lists elements by them. The slot is
+// called a mark because that is a plain number of four bytes in the machine's
+// order; nft aborts on a bare integer, whose length it does not know.
 var (
 	keyType = nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetProto,
-		nftables.TypeInetService, nftables.TypeInteger)
+		nftables.TypeInetService, nftables.TypeMark)
 	dataType = nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetService)
 	pairType = nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeIPAddr)
 )

@@ -17,8 +17,11 @@ func (k *Table) Read() (netfilter.Ruleset, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	// The answers to several questions fit together only where nothing changed
-	// between them.
-	for range 5 {
+	// between them. And a set that the kernel is just resizing, after many
+	// changes, gives some elements twice and others not at all, without a
+	// word: so an answer counts once it is given twice.
+	var last *netfilter.Ruleset
+	for range 10 {
 		before, err := k.conn.GetGen()
 		if err != nil {
 			return netfilter.Ruleset{}, fmt.Errorf("read table %s: %w", k.name, err)
@@ -29,15 +32,23 @@ func (k *Table) Read() (netfilter.Ruleset, error) {
 			return netfilter.Ruleset{}, fmt.Errorf("read table %s: %w", k.name, err)
 		}
 		if before.ID != after.ID {
+			last = nil
 			continue
 		}
 		if readErr != nil {
 			return netfilter.Ruleset{}, readErr
 		}
-		k.generation, k.owned = after.ID, owned
-		return r, nil
+		if len(r.Spread) == 0 || last != nil && same(*last, r) {
+			k.generation, k.owned = after.ID, owned
+			return r, nil
+		}
+		last = &r
 	}
 	return netfilter.Ruleset{}, fmt.Errorf("read table %s: nftables keeps changing", k.name)
+}
+
+func same(a, b netfilter.Ruleset) bool {
+	return len(a.Foreign) == len(b.Foreign) && netfilter.Equal(a, b)
 }
 
 func (k *Table) read() (netfilter.Ruleset, bool, error) {

@@ -56,7 +56,7 @@ type Stats struct {
 // Open makes the connection; it changes nothing. Close ends it and leaves the
 // table in place.
 func Open(o Options) (*Table, error) {
-	opts := []nftables.ConnOption{nftables.AsLasting()}
+	opts := []nftables.ConnOption{nftables.AsLasting(), nftables.WithSockOptions(enlarge)}
 	if o.NetNS != 0 {
 		opts = append(opts, nftables.WithNetNSFd(o.NetNS))
 	}
@@ -65,6 +65,48 @@ func Open(o Options) (*Table, error) {
 		return nil, fmt.Errorf("open nftables: %w", err)
 	}
 	return &Table{name: o.Table, conn: conn, noOwner: o.NoOwner, log: o.Log}, nil
+}
+
+const (
+	writeBuffer = 256 << 20 // a limit, not an allocation: 10,000 Services take 7 MB
+	readBuffer  = 16 << 20
+	dumpBytes   = 32 << 10 // the most that the kernel puts into one message of a dump
+)
+
+// enlarge lets one message carry a whole transaction, and makes dumps come in
+// large pieces. The kernel sizes these by the largest read that a socket has
+// seen, the library reads by the page, and for each piece the kernel walks
+// the set from its start: small pieces make reading a large set quadratic.
+func enlarge(conn *netlink.Conn) error {
+	if err := conn.SetWriteBuffer(writeBuffer); err != nil {
+		return fmt.Errorf("enlarge write buffer: %w", err)
+	}
+	if err := conn.SetReadBuffer(readBuffer); err != nil {
+		return fmt.Errorf("enlarge read buffer: %w", err)
+	}
+	_, err := conn.Send(netlink.Message{
+		Header: netlink.Header{
+			Type:  unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN,
+			Flags: netlink.Request,
+		},
+		Data: make([]byte, 4),
+	})
+	if err != nil {
+		return fmt.Errorf("ask for the generation: %w", err)
+	}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("reach socket: %w", err)
+	}
+	var readErr error
+	err = raw.Read(func(fd uintptr) bool {
+		_, _, readErr = unix.Recvfrom(int(fd), make([]byte, dumpBytes), 0)
+		return !errors.Is(readErr, unix.EAGAIN)
+	})
+	if err = errors.Join(err, readErr); err != nil {
+		return fmt.Errorf("hear the generation: %w", err)
+	}
+	return nil
 }
 
 // Close ends the connection. The table stays and goes on to work; where the
