@@ -8,10 +8,10 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 )
 
-// firstDifference is the path of the first field in which two values of one
+// FirstDifference is the path of the first field in which two values of one
 // type differ, or empty where they mean the same (nil and empty lists do).
-func firstDifference(a, b any, path string) string {
-	return differ(reflect.ValueOf(a), reflect.ValueOf(b), path)
+func FirstDifference(a, b any) string {
+	return strings.TrimPrefix(differ(reflect.ValueOf(a), reflect.ValueOf(b), ""), ".")
 }
 
 func differ(a, b reflect.Value, path string) string {

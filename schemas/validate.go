@@ -285,8 +285,8 @@ func validatePodUpdate(updated, old *corev1.Pod, at *field.Path) field.ErrorList
 	if old.Spec.TerminationGracePeriodSeconds != nil && *old.Spec.TerminationGracePeriodSeconds < 0 {
 		rest.TerminationGracePeriodSeconds = old.Spec.TerminationGracePeriodSeconds
 	}
-	if field := firstDifference(rest, &old.Spec, "spec"); field != "" {
-		errs = append(errs, forbidPodChange(at, field))
+	if field := FirstDifference(rest, &old.Spec); field != "" {
+		errs = append(errs, forbidPodChange(at, "spec."+field))
 	}
 	return errs
 }

@@ -134,7 +134,10 @@ type RouteSnapshot struct {
 
 // PodHealth is what a node says of one pod: always the whole truth, never a delta.
 type PodHealth struct {
-	Node      string    `json:"node"`
+	Node string `json:"node"`
+	// Instance is the agent's, as in SyncRequest: reports of one that does not
+	// hold the name are not taken in. Empty counts as the holder's.
+	Instance  string    `json:"instance,omitempty"`
 	Namespace string    `json:"namespace"`
 	Name      string    `json:"name"`
 	UID       types.UID `json:"uid"`
@@ -165,6 +168,7 @@ type NodeHealth struct {
 // makes a v1 Event of it.
 type PodEvent struct {
 	Node      string    `json:"node"`
+	Instance  string    `json:"instance,omitempty"` // as in PodHealth
 	Namespace string    `json:"namespace"`
 	Pod       string    `json:"pod"`
 	UID       types.UID `json:"uid"`

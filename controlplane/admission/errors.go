@@ -1,0 +1,120 @@
+package admission
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"gantry.dev/bus"
+	"gantry.dev/schemas"
+)
+
+func groupResource(k schemas.Kind) schema.GroupResource {
+	return schema.GroupResource{Group: k.GVK.Group, Resource: k.Resource}
+}
+
+func unknownResource(resource string) error {
+	var names []string
+	for _, k := range schemas.Kinds {
+		names = append(names, k.Resource)
+	}
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusNotFound, Reason: metav1.StatusReasonNotFound,
+		Message: fmt.Sprintf("Gantry has no resource %q; it has %s", resource, strings.Join(names, ", ")),
+		Details: &metav1.StatusDetails{Kind: resource},
+	}}
+}
+
+// statusOf is the answer that an error gives to the caller.
+func statusOf(err error) *metav1.Status {
+	var known apierrors.APIStatus
+	if errors.As(err, &known) {
+		s := known.Status()
+		fill(&s)
+		return &s
+	}
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		known = apierrors.NewTimeoutError("the store did not answer in time, and whether the write took place is not known; ask again: "+err.Error(), 1)
+	case errors.Is(err, context.Canceled):
+		known = apierrors.NewServiceUnavailable("the server is stopping; ask again: " + err.Error())
+	default:
+		known = apierrors.NewInternalError(err)
+	}
+	s := known.Status()
+	fill(&s)
+	return &s
+}
+
+// fill writes the kind and version that a status needs to be read as one.
+func fill(s *metav1.Status) { s.Kind, s.APIVersion = "Status", "v1" }
+
+// storeError says in the API's words what the store refused. o is what was to
+// be written; current may be nil.
+func storeError(err error, kind schemas.Kind, name string, current schemas.Object) error {
+	switch gr := groupResource(kind); {
+	case err == nil:
+		return nil
+	case errors.Is(err, bus.ErrNotFound):
+		return apierrors.NewNotFound(gr, name)
+	case errors.Is(err, bus.ErrExists):
+		return apierrors.NewAlreadyExists(gr, name)
+	case errors.Is(err, bus.ErrConflict):
+		return conflict(kind, name, current)
+	case errors.Is(err, bus.ErrTooLarge):
+		return tooLarge(kind, name, err.Error())
+	case errors.Is(err, bus.ErrForbidden):
+		return apierrors.NewForbidden(gr, name, err)
+	}
+	return err
+}
+
+func conflict(kind schemas.Kind, name string, current schemas.Object) error {
+	why := "the object has been modified"
+	if current != nil {
+		why = fmt.Sprintf("the object has been modified and is now at resourceVersion %s", current.GetResourceVersion())
+	}
+	return apierrors.NewConflict(groupResource(kind), name, errors.New(why+"; please apply your changes to the latest version and try again"))
+}
+
+func tooLarge(kind schemas.Kind, name, why string) error {
+	err := apierrors.NewRequestEntityTooLargeError(fmt.Sprintf(
+		"%s %q is too large: %s; an object may have at most %d bytes as JSON, its %s annotation included",
+		kind.Resource, name, why, schemas.MaxObjectBytes, lastApplied))
+	err.ErrStatus.Details = &metav1.StatusDetails{Name: name, Group: kind.GVK.Group, Kind: kind.Resource}
+	return err
+}
+
+func invalidObject(kind schemas.Kind, name string, errs field.ErrorList) error {
+	return apierrors.NewInvalid(kind.GVK.GroupKind(), name, errs)
+}
+
+func forbidden(kind schemas.Kind, name, format string, args ...any) error {
+	return apierrors.NewForbidden(groupResource(kind), name, fmt.Errorf(format, args...))
+}
+
+// decodeError is the answer to a body that is no object of ours: each problem
+// becomes a cause with its field.
+func decodeError(kind schemas.Kind, err error) error {
+	var d *schemas.DecodeError
+	if !errors.As(err, &d) {
+		return apierrors.NewBadRequest(err.Error())
+	}
+	if d.TooLarge {
+		return tooLarge(kind, d.Name, d.Problems[0].Detail)
+	}
+	status := apierrors.NewBadRequest(err.Error())
+	details := &metav1.StatusDetails{Name: d.Name, Group: kind.GVK.Group, Kind: kind.Resource}
+	for _, p := range d.Problems {
+		details.Causes = append(details.Causes, metav1.StatusCause{Type: metav1.CauseTypeFieldValueInvalid, Field: p.Path, Message: p.Detail})
+	}
+	status.ErrStatus.Details = details
+	return status
+}

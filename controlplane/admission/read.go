@@ -1,0 +1,200 @@
+package admission
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"sort"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"gantry.dev/bus"
+	"gantry.dev/schemas"
+)
+
+// maxReply bounds the items of one answer in bytes, below the bus's message
+// size of 1 MiB. A single object may take all of it.
+const maxReply = schemas.MaxObjectBytes
+
+func (a *Admission) get(kind schemas.Kind, call schemas.Call) (reply, error) {
+	o, err := a.current(kind, call.Namespace, call.Name)
+	if err != nil {
+		return reply{}, err
+	}
+	body, err := json.Marshal(o)
+	return reply{body: body}, err
+}
+
+// selection is which objects a list or watch is about.
+type selection struct {
+	namespace string
+	labels    labels.Selector
+	fields    fields.Selector
+}
+
+func selectionOf(kind schemas.Kind, call schemas.Call, opts *metav1.ListOptions) (selection, error) {
+	s := selection{namespace: call.Namespace}
+	var err error
+	if s.labels, err = labels.Parse(opts.LabelSelector); err != nil {
+		return s, apierrors.NewBadRequest(fmt.Sprintf("labelSelector %q: %v", opts.LabelSelector, err))
+	}
+	if s.fields, err = fields.ParseSelector(opts.FieldSelector); err != nil {
+		return s, apierrors.NewBadRequest(fmt.Sprintf("fieldSelector %q: %v", opts.FieldSelector, err))
+	}
+	known := fieldsOf(kind.New())
+	for _, r := range s.fields.Requirements() {
+		if _, ok := known[r.Field]; !ok {
+			var names []string
+			for n := range known {
+				names = append(names, n)
+			}
+			sort.Strings(names)
+			return s, apierrors.NewBadRequest(fmt.Sprintf("fieldSelector %q: field label not supported: %s; %s have %v", opts.FieldSelector, r.Field, kind.Resource, names))
+		}
+	}
+	if call.Name != "" {
+		s.fields = fields.AndSelectors(s.fields, fields.OneTermEqualSelector("metadata.name", call.Name))
+	}
+	return s, nil
+}
+
+// matches takes nil for what is not there.
+func (s selection) matches(o schemas.Object) bool {
+	if o == nil || s.namespace != "" && o.GetNamespace() != s.namespace {
+		return false
+	}
+	if !s.labels.Empty() && !s.labels.Matches(labels.Set(o.GetLabels())) {
+		return false
+	}
+	return s.fields.Empty() || s.fields.Matches(fieldsOf(o))
+}
+
+// fieldsOf is what a field selector can ask of an object, as in Kubernetes.
+func fieldsOf(o schemas.Object) fields.Set {
+	set := fields.Set{"metadata.name": o.GetName(), "metadata.namespace": o.GetNamespace()}
+	switch o := o.(type) {
+	case *corev1.Pod:
+		set["spec.nodeName"] = o.Spec.NodeName
+		set["spec.restartPolicy"] = string(o.Spec.RestartPolicy)
+		set["spec.schedulerName"] = o.Spec.SchedulerName
+		set["spec.hostNetwork"] = strconv.FormatBool(o.Spec.HostNetwork)
+		set["status.phase"] = string(o.Status.Phase)
+		set["status.podIP"] = o.Status.PodIP
+		set["status.nominatedNodeName"] = o.Status.NominatedNodeName
+	case *corev1.Node:
+		set["spec.unschedulable"] = strconv.FormatBool(o.Spec.Unschedulable)
+	case *corev1.Namespace:
+		set["status.phase"] = string(o.Status.Phase)
+	case *corev1.Service:
+		set["spec.clusterIP"] = o.Spec.ClusterIP
+		set["spec.type"] = string(o.Spec.Type)
+	case *corev1.Event:
+		set["involvedObject.kind"] = o.InvolvedObject.Kind
+		set["involvedObject.namespace"] = o.InvolvedObject.Namespace
+		set["involvedObject.name"] = o.InvolvedObject.Name
+		set["involvedObject.uid"] = string(o.InvolvedObject.UID)
+		set["involvedObject.apiVersion"] = o.InvolvedObject.APIVersion
+		set["involvedObject.resourceVersion"] = o.InvolvedObject.ResourceVersion
+		set["involvedObject.fieldPath"] = o.InvolvedObject.FieldPath
+		set["reason"] = o.Reason
+		set["type"] = o.Type
+		set["source"] = o.Source.Component
+		set["reportingComponent"] = o.ReportingController
+	}
+	return set
+}
+
+// listReply is a list as Kubernetes writes it: <Kind>List with items.
+type listReply struct {
+	Kind       string            `json:"kind"`
+	APIVersion string            `json:"apiVersion"`
+	Metadata   metav1.ListMeta   `json:"metadata"`
+	Items      []json.RawMessage `json:"items"`
+}
+
+// position is a continue token: where the next page begins, and the revision
+// of the first page. Nothing of it is kept here: a page is of the state when it
+// is read, and a watch from the first page's revision repeats what changed
+// between pages, so a list followed by a watch misses nothing.
+type position struct {
+	Revision  uint64 `json:"rv"`
+	Namespace string `json:"ns,omitempty"`
+	Name      string `json:"name"`
+}
+
+func (p position) token() (string, error) {
+	data, err := json.Marshal(p)
+	return base64.RawURLEncoding.EncodeToString(data), err
+}
+
+func readToken(token string) (position, error) {
+	var p position
+	data, err := base64.RawURLEncoding.DecodeString(token)
+	if err == nil {
+		err = json.Unmarshal(data, &p)
+	}
+	if err != nil {
+		return p, apierrors.NewBadRequest(fmt.Sprintf("continue: not a token of a list: %v", err))
+	}
+	return p, nil
+}
+
+func (a *Admission) list(kind schemas.Kind, call schemas.Call, body []byte) (reply, error) {
+	var opts metav1.ListOptions
+	if err := decodeOptions(body, &opts, "ListOptions"); err != nil {
+		return reply{}, err
+	}
+	sel, err := selectionOf(kind, call, &opts)
+	if err != nil {
+		return reply{}, err
+	}
+	view := a.store.View()
+	// Read before the objects: what comes in between is told again by a watch.
+	start := position{Revision: bus.RevisionOf(view, kind.Resource)}
+	all := view.List(kind.Resource, call.Namespace)
+	if opts.Continue != "" {
+		if start, err = readToken(opts.Continue); err != nil {
+			return reply{}, err
+		}
+		all = all[sort.Search(len(all), func(i int) bool {
+			ns, name := all[i].GetNamespace(), all[i].GetName()
+			return ns > start.Namespace || ns == start.Namespace && name >= start.Name
+		}):]
+	}
+	out := listReply{
+		Kind: kind.GVK.Kind + "List", APIVersion: kind.GVK.GroupVersion().String(),
+		Metadata: metav1.ListMeta{ResourceVersion: strconv.FormatUint(start.Revision, 10)},
+		Items:    []json.RawMessage{},
+	}
+	size := 0
+	for i, o := range all {
+		if !sel.matches(o) {
+			continue
+		}
+		item, err := json.Marshal(o)
+		if err != nil {
+			return reply{}, fmt.Errorf("encode %s %s: %w", kind.Singular, o.GetName(), err)
+		}
+		full := opts.Limit > 0 && int64(len(out.Items)) == opts.Limit
+		if full || len(out.Items) > 0 && size+len(item) > maxReply {
+			next := position{Revision: start.Revision, Namespace: o.GetNamespace(), Name: o.GetName()}
+			if out.Metadata.Continue, err = next.token(); err != nil {
+				return reply{}, err
+			}
+			if sel.labels.Empty() && sel.fields.Empty() {
+				rest := int64(len(all) - i)
+				out.Metadata.RemainingItemCount = &rest
+			}
+			break
+		}
+		size += len(item) + 1
+		out.Items = append(out.Items, item)
+	}
+	data, err := json.Marshal(out)
+	return reply{body: data}, err
+}

@@ -1,0 +1,155 @@
+package admission
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"gantry.dev/bus"
+	"gantry.dev/schemas"
+)
+
+const (
+	// defaultWatchWait answers before a plain request would time out (5 s in
+	// the nats CLI).
+	defaultWatchWait = 4 * time.Second
+	longestWatchWait = 30 * time.Second
+	// watchBatch bounds the changes that are looked at in one step.
+	watchBatch = 500
+)
+
+func (a *Admission) watch(ctx context.Context, kind schemas.Kind, call schemas.Call, body []byte) (reply, error) {
+	var opts metav1.ListOptions
+	if err := decodeOptions(body, &opts, "ListOptions"); err != nil {
+		return reply{}, err
+	}
+	sel, err := selectionOf(kind, call, &opts)
+	if err != nil {
+		return reply{}, err
+	}
+	if opts.ResourceVersion == "" || opts.ResourceVersion == "0" {
+		return a.present(kind, call, sel)
+	}
+	since, err := strconv.ParseUint(opts.ResourceVersion, 10, 64)
+	if err != nil {
+		return reply{}, apierrors.NewBadRequest(fmt.Sprintf("resourceVersion: invalid resource version %q", opts.ResourceVersion))
+	}
+	wait := defaultWatchWait
+	if s := opts.TimeoutSeconds; s != nil {
+		if *s < 0 {
+			return reply{}, apierrors.NewBadRequest("timeoutSeconds: must not be negative")
+		}
+		wait = min(time.Duration(*s)*time.Second, longestWatchWait)
+	}
+	return a.changes(ctx, kind, sel, since, wait)
+}
+
+// present answers a watch without a revision: what there is now.
+func (a *Admission) present(kind schemas.Kind, call schemas.Call, sel selection) (reply, error) {
+	view := a.store.View()
+	out := watchReply{ResourceVersion: strconv.FormatUint(bus.RevisionOf(view, kind.Resource), 10), Items: []metav1.WatchEvent{}}
+	for _, o := range view.List(kind.Resource, call.Namespace) {
+		if !sel.matches(o) {
+			continue
+		}
+		if !out.add(watch.Added, o) {
+			return reply{}, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf(
+				"the %s that match do not fit into one answer: list them page by page, then watch from the list's resourceVersion", kind.Resource))
+		}
+	}
+	return out.reply()
+}
+
+// changes waits until something happens to what is selected, or time is up.
+func (a *Admission) changes(ctx context.Context, kind schemas.Kind, sel selection, since uint64, wait time.Duration) (reply, error) {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	out := watchReply{Items: []metav1.WatchEvent{}}
+	for {
+		batch, reached, err := a.store.ChangesSince(ctx, kind.Resource, since, watchBatch)
+		switch {
+		case errors.Is(err, bus.ErrTooOld):
+			return reply{}, expired(since, err)
+		case err != nil:
+			return reply{}, fmt.Errorf("watch %s: %w", kind.Resource, err)
+		}
+		for _, c := range batch {
+			event, o := sel.event(c)
+			if o != nil && !out.add(event, o) {
+				// What did not fit is the next answer's.
+				reached = since
+				break
+			}
+			since = c.Revision
+		}
+		since = max(since, reached)
+		if len(out.Items) > 0 || len(batch) == 0 {
+			break
+		}
+	}
+	out.ResourceVersion = strconv.FormatUint(since, 10)
+	return out.reply()
+}
+
+func expired(since uint64, cause error) error {
+	err := apierrors.NewResourceExpired(fmt.Sprintf("too old resource version: %d (%v); list again and watch from there", since, cause))
+	err.ErrStatus.Code = http.StatusGone
+	return err
+}
+
+// event says what a change means to who sees only what is selected: an object
+// that begins to match is added, one that ceases to is deleted.
+func (s selection) event(c bus.Change) (watch.EventType, schemas.Object) {
+	was, is := s.matches(c.Old), s.matches(c.New)
+	switch {
+	case is && was:
+		return watch.Modified, c.New
+	case is:
+		return watch.Added, c.New
+	case was:
+		o := c.New
+		if o == nil {
+			o = c.Old
+		}
+		// The last state, at the revision of its end: a watch goes on from there.
+		o = o.DeepCopyObject().(schemas.Object)
+		o.SetResourceVersion(strconv.FormatUint(c.Revision, 10))
+		return watch.Deleted, o
+	}
+	return "", nil
+}
+
+// watchReply is a schemas.WatchReply that knows its size.
+type watchReply struct {
+	Items           []metav1.WatchEvent `json:"items"`
+	ResourceVersion string              `json:"resourceVersion"`
+	size            int
+}
+
+// add says whether the event still fits.
+func (w *watchReply) add(event watch.EventType, o schemas.Object) bool {
+	data, err := json.Marshal(o)
+	if err != nil {
+		return true // cannot happen: it was decoded from JSON
+	}
+	if len(w.Items) > 0 && w.size+len(data) > maxReply {
+		return false
+	}
+	w.size += len(data) + 64
+	w.Items = append(w.Items, metav1.WatchEvent{Type: string(event), Object: runtime.RawExtension{Raw: data}})
+	return true
+}
+
+func (w *watchReply) reply() (reply, error) {
+	data, err := json.Marshal(schemas.WatchReply{Items: w.Items, ResourceVersion: w.ResourceVersion})
+	return reply{body: data}, err
+}
