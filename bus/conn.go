@@ -52,7 +52,7 @@ type Conn struct {
 
 	mu        sync.Mutex
 	downSince time.Time // zero while connected
-	stale     map[*func()]struct{}
+	reconnect map[*reconnectHook]struct{}
 }
 
 // Open connects, makes or updates the buckets and streams, and makes the
@@ -62,7 +62,7 @@ func Open(ctx context.Context, o OpenOptions) (*Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open bus: %w", err)
 	}
-	c := &Conn{names: o.Names, signer: signing, log: o.Log, stale: map[*func()]struct{}{}}
+	c := &Conn{names: o.Names, signer: signing, log: o.Log, reconnect: map[*reconnectHook]struct{}{}}
 	d.onDisconnect, d.onReconnect = c.disconnected, c.reconnected
 	if c.link, err = dial(ctx, d); err != nil {
 		return nil, fmt.Errorf("open bus: %w", err)
@@ -132,24 +132,29 @@ func (c *Conn) reconnected() {
 	}
 	c.downSince = time.Time{}
 	c.log.Info().Dur("after", down).Msg("connected to the bus again")
-	if down < staleAfter {
-		return
-	}
-	for fn := range c.stale {
-		(*fn)()
+	for h := range c.reconnect {
+		if down >= h.after {
+			h.fn()
+		}
 	}
 }
 
-// onStale calls fn after a loss of the connection that was too long for
-// readers to go on where they were. The function returned ends that.
-func (c *Conn) onStale(fn func()) (stop func()) {
+type reconnectHook struct {
+	after time.Duration
+	fn    func()
+}
+
+// onReconnect calls fn when a connection that was lost for at least that long
+// is back. The function returned ends that. fn must not block.
+func (c *Conn) onReconnect(after time.Duration, fn func()) (stop func()) {
+	h := &reconnectHook{after: after, fn: fn}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.stale[&fn] = struct{}{}
+	c.reconnect[h] = struct{}{}
 	return func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		delete(c.stale, &fn)
+		delete(c.reconnect, h)
 	}
 }
 

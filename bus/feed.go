@@ -50,7 +50,7 @@ func (f *feed) run(ctx context.Context) {
 func (f *feed) once(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	defer f.conn.onStale(func() { cancel(errStale) })()
+	defer f.conn.onReconnect(staleAfter, func() { cancel(errStale) })()
 
 	stream := "KV_" + f.bucket
 	info, cons, err := f.open(ctx, stream)
