@@ -1,0 +1,230 @@
+package nodes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+
+	"gantry.dev/bus"
+	"gantry.dev/controlplane/events"
+	"gantry.dev/schemas"
+)
+
+// orphanGrace is how long a pod may name a node that has never been there
+// before it is let go: the node may be about to register.
+const orphanGrace = 40 * time.Second
+
+// writeNode makes the Node object say what is known, and returns its revision
+// if that took a write.
+func (n *Nodes) writeNode(ctx context.Context, name string) (uint64, error) {
+	have, _ := n.store.View().Get(schemas.Nodes, "", name).(*corev1.Node)
+	now := n.now()
+	n.mu.Lock()
+	a := n.nodes[name]
+	if a == nil && have != nil {
+		n.mu.Unlock()
+		return 0, nil
+	}
+	if a == nil || have == nil && !a.alive(now) {
+		// Nobody speaks for it: a node that was deleted stays deleted.
+		delete(n.nodes, name)
+		n.ranges.release(name)
+		n.mu.Unlock()
+		return 0, nil
+	}
+	cidr := ""
+	given := true
+	if have == nil || have.Spec.PodCIDR == "" {
+		cidr, given = n.ranges.give(name)
+	}
+	report, who, lost := a.report, a.life, a.lost
+	n.mu.Unlock()
+
+	want := Compose(name, have, report, who, cidr, lost, now)
+	if have == nil {
+		stored, err := n.store.Create(ctx, want)
+		if err != nil {
+			return 0, fmt.Errorf("register node %s: %w", name, err)
+		}
+		n.log.Info().Str("node", name).Str("podCIDR", cidr).Msg("node registered")
+		n.tellNode(stored, "RegisteredNode", corev1.EventTypeNormal, "Node "+name+" registered with the control plane")
+		if !given {
+			n.tellNode(stored, "CIDRNotAvailable", corev1.EventTypeWarning, "Node "+name+" has no pod range: all of the cluster's are taken")
+		}
+		return revisionOf(stored), nil
+	}
+	if equality.Semantic.DeepEqual(have, want) {
+		return 0, nil
+	}
+	stored, err := n.store.Update(ctx, want)
+	if err != nil {
+		return 0, fmt.Errorf("update node %s: %w", name, err)
+	}
+	if was, is := readyStatus(have), readyStatus(want); was != is {
+		n.log.Info().Str("node", name).Str("ready", string(is)).Msg("node turned")
+		if is == corev1.ConditionTrue {
+			n.tellNode(stored, "NodeReady", corev1.EventTypeNormal, "Node "+name+" status is now: NodeReady")
+		} else {
+			n.tellNode(stored, "NodeNotReady", corev1.EventTypeNormal, "Node "+name+" status is now: NodeNotReady")
+		}
+	}
+	if lost != isLost(have) {
+		n.wakePodsOf(name)
+	}
+	return revisionOf(stored), nil
+}
+
+func (n *Nodes) tellNode(o schemas.Object, reason, typ, message string) {
+	n.recorder.Add(events.Entry{
+		Involved: events.Reference(o), Source: corev1.EventSource{Component: Source}, Type: typ, Reason: reason, Message: message,
+	})
+}
+
+func readyStatus(node *corev1.Node) corev1.ConditionStatus {
+	for _, c := range node.Status.Conditions {
+		if c.Type == corev1.NodeReady {
+			return c.Status
+		}
+	}
+	return corev1.ConditionUnknown
+}
+
+// deed is what is to be done about a pod.
+type deed int
+
+const (
+	nothing deed = iota
+	remove       // the object
+	fold         // the report into the status
+	wait         // and look again
+)
+
+// verdict says what is to be done about a pod. Removal is the answer to three
+// questions alone: it is being deleted and its node says that nothing is left;
+// it is being deleted and no node ever had it; or its node does not exist.
+func verdict(pod *corev1.Pod, nodeExists, nodeDeleted, gone bool, orphanFor time.Duration) deed {
+	if pod.DeletionTimestamp != nil && (pod.Spec.NodeName == "" || gone || !nodeExists) {
+		if len(pod.Finalizers) > 0 {
+			return nothing // whoever set them takes them off, and we are woken
+		}
+		return remove
+	}
+	if pod.Spec.NodeName == "" {
+		return nothing
+	}
+	if !nodeExists {
+		if (nodeDeleted || orphanFor >= orphanGrace) && len(pod.Finalizers) == 0 {
+			return remove
+		}
+		return wait
+	}
+	return fold
+}
+
+func (n *Nodes) writePod(ctx context.Context, key, namespace, name string) error {
+	pod, _ := n.store.View().Get(schemas.Pods, namespace, name).(*corev1.Pod)
+	if pod == nil {
+		n.mu.Lock()
+		delete(n.pods, key)
+		n.mu.Unlock()
+		return nil
+	}
+	node := pod.Spec.NodeName
+	exists := node != "" && n.store.View().Get(schemas.Nodes, "", node) != nil
+	deleted := node != "" && !exists && n.store.View().Tombstone(schemas.Nodes, "", node)
+	now := n.now()
+
+	n.mu.Lock()
+	p := n.pods[key]
+	if p != nil && p.uid != pod.UID {
+		// A report of an earlier life of this name.
+		delete(n.pods, key)
+		p = nil
+	}
+	if p == nil {
+		p = &podNews{uid: pod.UID}
+	}
+	if p.report != nil && p.report.Node != node {
+		// Only its own node has a say about a pod.
+		p.report, p.gone, p.seq = nil, false, 0
+	}
+	if !exists && node != "" && p.orphan.IsZero() {
+		p.orphan = now
+		n.pods[key] = p
+	}
+	gone := p.gone
+	var orphanFor time.Duration
+	if !p.orphan.IsZero() {
+		orphanFor = now.Sub(p.orphan)
+	}
+	report, held := p.report, p.held
+	lost := false
+	if a := n.nodes[node]; a != nil {
+		lost = a.lost
+	}
+	n.mu.Unlock()
+
+	switch verdict(pod, exists, deleted, gone, orphanFor) {
+	case nothing:
+		return nil
+	case wait:
+		n.lanes.wakeAfter(key, orphanGrace-orphanFor)
+		return nil
+	case remove:
+		if err := n.store.Delete(ctx, pod); err != nil && !errors.Is(err, bus.ErrNotFound) {
+			return fmt.Errorf("remove pod %s/%s: %w", namespace, name, err)
+		}
+		return nil
+	}
+	status, hold := Fold(pod, report, held, lost, now)
+	if !equality.Semantic.DeepEqual(status, pod.Status) {
+		next := pod.DeepCopy()
+		next.Status = status
+		if _, err := n.store.Update(ctx, next); err != nil {
+			return fmt.Errorf("update status of pod %s/%s: %w", namespace, name, err)
+		}
+		if hold != nil && held == nil {
+			n.recorder.Add(events.Entry{
+				Involved: events.Reference(pod), Source: corev1.EventSource{Component: Source}, Type: corev1.EventTypeWarning,
+				Reason: reasonNodeNotReady, Message: "Node is not ready",
+			})
+		}
+	}
+	n.folded(key, p, report, hold)
+	return nil
+}
+
+// folded forgets the report that is in the object now. What must outlive it is
+// the number of the last report and what to go back to.
+func (n *Nodes) folded(key string, p *podNews, report *schemas.PodHealth, hold *corev1.PodCondition) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if now := n.pods[key]; now != nil && now != p {
+		return
+	}
+	if p.report == report {
+		p.report = nil
+	}
+	if hold != nil {
+		p.held = hold
+	} else if report != nil || p.held != nil {
+		p.held = nil
+	}
+	p.orphan = time.Time{}
+	if p.seq != 0 || p.held != nil {
+		n.pods[key] = p
+	}
+}
+
+func revisionOf(o schemas.Object) uint64 {
+	r, err := strconv.ParseUint(o.GetResourceVersion(), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return r
+}
