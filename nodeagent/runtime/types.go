@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
+
+	"gantry.dev/nodeagent/runtime/want"
 )
 
 // Sandbox is what a pod needs before its first container: a shim that holds
@@ -29,53 +31,16 @@ type SandboxState struct {
 	Containers []ContainerState
 }
 
-// Mount is a bind mount or a fresh filesystem in a container.
-type Mount struct {
-	Source      string   `json:"source,omitempty"` // empty for tmpfs and the like
-	Destination string   `json:"destination"`
-	Type        string   `json:"type"` // "bind", "tmpfs", ...
-	Options     []string `json:"options,omitempty"`
-}
-
-// Resources are limits as the kernel takes them; 0 means none.
-type Resources struct {
-	CPUShares   uint64 `json:"cpuShares,omitempty"`   // cgroup v1 scale, 2 to 262144; converted on v2
-	CPUQuota    int64  `json:"cpuQuota,omitempty"`    // microseconds per period
-	CPUPeriod   uint64 `json:"cpuPeriod,omitempty"`   // microseconds
-	MemoryLimit int64  `json:"memoryLimit,omitempty"` // bytes
-	PidsLimit   int64  `json:"pidsLimit,omitempty"`
-}
-
-// Container is one run of one container. Attempt tells runs of the same
-// container apart and starts at 0.
-type Container struct {
-	PodUID  types.UID `json:"podUID"`
-	Name    string    `json:"name"`
-	Attempt int       `json:"attempt"`
-
-	Args []string `json:"args"` // never empty; Args[0] is looked up in PATH of Env
-	Env  []string `json:"env"`
-	Cwd  string   `json:"cwd"`
-	// User is as in an image: "", "name", "uid", "uid:gid", "name:group";
-	// resolved inside the container's root.
-	User             string   `json:"user,omitempty"`
-	AdditionalGroups []int64  `json:"additionalGroups,omitempty"`
-	Layers           []string `json:"layers"` // directories, lowest first
-	Mounts           []Mount  `json:"mounts,omitempty"`
-
-	Resources       Resources `json:"resources"`
-	CapAdd          []string  `json:"capAdd,omitempty"` // "NET_ADMIN" or "CAP_NET_ADMIN", "ALL"
-	CapDrop         []string  `json:"capDrop,omitempty"`
-	Privileged      bool      `json:"privileged,omitempty"`
-	NoNewPrivileges bool      `json:"noNewPrivileges,omitempty"`
-	ReadonlyRootfs  bool      `json:"readonlyRootfs,omitempty"`
-	// Seccomp is "RuntimeDefault" or "Unconfined".
-	Seccomp     string `json:"seccomp,omitempty"`
-	OOMScoreAdj *int   `json:"oomScoreAdj,omitempty"`
-	// TerminationMessagePath is inside the container; the last 4 KiB of it come
-	// back in ContainerState.Message. Empty means none.
-	TerminationMessagePath string `json:"terminationMessagePath,omitempty"`
-}
+// The words for one run of a container are shared with the launcher.
+type (
+	// Mount is a bind mount or a fresh filesystem in a container.
+	Mount = want.Mount
+	// Resources are limits as the kernel takes them; 0 means none.
+	Resources = want.Resources
+	// Container is one run of one container. Attempt tells runs of the same
+	// container apart and starts at 0.
+	Container = want.Container
+)
 
 // Phase of one run.
 type Phase string
@@ -87,6 +52,21 @@ const (
 	PhaseExited   Phase = "Exited"
 	PhaseFailed   Phase = "Failed"  // could not be started; Message says why
 	PhaseUnknown  Phase = "Unknown" // it ran, it is gone, and nobody saw how it ended
+)
+
+// Ended tells whether nothing more will happen to a run in this phase.
+func (p Phase) Ended() bool {
+	return p == PhaseExited || p == PhaseFailed || p == PhaseUnknown
+}
+
+// Reasons for PhaseFailed.
+const (
+	ReasonCommandNotFound  = want.CommandNotFound
+	ReasonPermissionDenied = want.PermissionDenied
+	ReasonInvalidUser      = want.InvalidUser
+	ReasonInvalidMount     = want.InvalidMount
+	ReasonResourceLimit    = want.ResourceLimit
+	ReasonStartError       = want.StartError
 )
 
 // ContainerState is what is seen of one run.
