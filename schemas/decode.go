@@ -225,6 +225,8 @@ func parseYAML(text []byte) (node *yamlv3.Node, err error) {
 
 var yamlLine = regexp.MustCompile(`line (\d+)(: )?`)
 
+var parserErrors = []string{"expected '-' indicator", "expected key", "expected ',' or", "expected node content", "expected <document start>"}
+
 func yamlErrorLine(err error, first int) int {
 	m := yamlLine.FindStringSubmatch(err.Error())
 	if m == nil {
@@ -233,6 +235,14 @@ func yamlErrorLine(err error, first int) int {
 	n, convErr := strconv.Atoi(m[1])
 	if convErr != nil {
 		return first
+	}
+	// The library counts from 0 in the errors of its parser, though not in those
+	// of its scanner.
+	for _, s := range parserErrors {
+		if strings.Contains(err.Error(), s) {
+			n++
+			break
+		}
 	}
 	return first + n - 1
 }

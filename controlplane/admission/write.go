@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	utilrand "k8s.io/apimachinery/pkg/util/rand"
@@ -134,16 +135,6 @@ func nameOf(o schemas.Object) string {
 
 func (a *Admission) insertWith(ctx context.Context, o schemas.Object, check func() error) (schemas.Object, error) {
 	kind := schemas.KindOf(o)
-	lifecycle.PrepareCreate(o)
-	if err := check(); err != nil {
-		return nil, err
-	}
-	if err := fits(kind, o); err != nil {
-		return nil, err
-	}
-	if err := a.namespaceOpen(kind, o); err != nil {
-		return nil, err
-	}
 	prefix := o.GetGenerateName()
 	if o.GetName() != "" {
 		prefix = ""
@@ -151,7 +142,16 @@ func (a *Admission) insertWith(ctx context.Context, o schemas.Object, check func
 	for range attempts {
 		if prefix != "" {
 			o.SetName(generatedName(prefix))
-			lifecycle.PrepareCreate(o) // a namespace is labelled with its name
+		}
+		lifecycle.PrepareCreate(o)
+		if err := check(); err != nil {
+			return nil, err
+		}
+		if err := fits(kind, o); err != nil {
+			return nil, err
+		}
+		if err := a.namespaceOpen(kind, o); err != nil {
+			return nil, err
 		}
 		stored, err := a.insertNamed(ctx, kind, o)
 		if prefix != "" && apierrors.IsAlreadyExists(err) {
@@ -539,6 +539,11 @@ func asWritten(d schemas.Document) (map[string]any, error) {
 	record, err := json.Marshal(m)
 	if err != nil {
 		return nil, fmt.Errorf("encode manifest: %w", err)
+	}
+	if len(record) > apivalidation.TotalAnnotationSizeLimitB {
+		return nil, tooLarge(schemas.KindOf(d.Object), d.Object.GetName(), fmt.Sprintf(
+			"apply keeps the manifest in an annotation, which may have %d bytes, and this one has %d; use create or update",
+			apivalidation.TotalAnnotationSizeLimitB, len(record)))
 	}
 	annotations[lastApplied] = string(record) + "\n"
 	return m, nil
