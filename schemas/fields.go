@@ -79,9 +79,11 @@ var objectRules = join(
 		"metadata.labels", "metadata.annotations", "metadata.finalizers", "metadata.ownerReferences",
 		"metadata.uid", "metadata.resourceVersion"),
 	system("metadata.selfLink", "metadata.generation", "metadata.creationTimestamp",
-		"metadata.deletionTimestamp", "metadata.deletionGracePeriodSeconds", "metadata.managedFields",
-		"status"),
+		"metadata.deletionTimestamp", "metadata.deletionGracePeriodSeconds", "metadata.managedFields"),
 )
+
+// statusRules hold for every kind that has a status.
+var statusRules = join(objectRules, system("status"))
 
 // templateRules hold for the metadata of a pod template, of which Kubernetes
 // itself uses no more.
@@ -109,6 +111,7 @@ var probeRules = join(
 	yes("httpGet", "tcpSocket", "exec",
 		"initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"),
 	[]FieldRule{
+		no("terminationGracePeriodSeconds", "a readiness probe ends nothing; Kubernetes refuses it as well"),
 		no("grpc", "gRPC probes are not built yet; use httpGet, tcpSocket or exec"),
 	},
 )
@@ -222,13 +225,13 @@ var podTemplateRules = join(under("spec.template.metadata.", templateRules), und
 // resource. Admission, docs/supported-fields.md and (later) the JSON Schema
 // are all read from it.
 var fieldRules = map[string][]FieldRule{
-	Namespaces: join(objectRules, system("spec.finalizers")),
-	Nodes: join(objectRules, []FieldRule{
+	Namespaces: join(statusRules, system("spec.finalizers")),
+	Nodes: join(statusRules, []FieldRule{
 		{Path: "spec.unschedulable", Level: Supported, Note: "the one field of spec that users write: cordon and uncordon"},
 		no("spec.taints", "taints are not built yet; cordon with spec.unschedulable"),
 	}, system("spec.podCIDR", "spec.podCIDRs", "spec.providerID", "spec.externalID", "spec.configSource")),
-	Pods: join(objectRules, under("spec.", podSpecRules)),
-	Services: join(objectRules,
+	Pods: join(statusRules, under("spec.", podSpecRules)),
+	Services: join(statusRules,
 		yes("spec.ports[].name", "spec.ports[].port", "spec.ports[].targetPort", "spec.selector",
 			"spec.publishNotReadyAddresses"),
 		[]FieldRule{
@@ -253,11 +256,11 @@ var fieldRules = map[string][]FieldRule{
 			no("spec.healthCheckNodePort", "LoadBalancer Services are not built yet"),
 			no("spec.trafficDistribution", "topology-aware routing is not built yet"),
 		}),
-	Deployments: join(objectRules,
+	Deployments: join(statusRules,
 		yes("spec.replicas", "spec.selector", "spec.strategy", "spec.minReadySeconds",
 			"spec.revisionHistoryLimit", "spec.progressDeadlineSeconds", "spec.paused"),
 		podTemplateRules),
-	ReplicaSets: join(objectRules,
+	ReplicaSets: join(statusRules,
 		yes("spec.replicas", "spec.selector", "spec.minReadySeconds"),
 		podTemplateRules),
 	Events: join(objectRules, yes("involvedObject", "reason", "message", "source", "firstTimestamp", "lastTimestamp",
