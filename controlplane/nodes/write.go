@@ -100,6 +100,7 @@ type deed int
 const (
 	nothing deed = iota
 	remove       // the object
+	release      // the object is free of its node; who takes the last finalizer off removes it
 	fold         // the report into the status
 	wait         // and look again
 )
@@ -109,10 +110,13 @@ const (
 // it is being deleted and no node ever had it; or its node does not exist.
 func verdict(pod *corev1.Pod, nodeExists, nodeDeleted, gone bool, orphanFor time.Duration) deed {
 	if pod.DeletionTimestamp != nil && (pod.Spec.NodeName == "" || gone || !nodeExists) {
-		if len(pod.Finalizers) > 0 {
-			return nothing // whoever set them takes them off, and we are woken
+		if len(pod.Finalizers) == 0 {
+			return remove
 		}
-		return remove
+		if grace := pod.DeletionGracePeriodSeconds; grace == nil || *grace != 0 {
+			return release
+		}
+		return nothing
 	}
 	if pod.Spec.NodeName == "" {
 		return nothing
@@ -174,6 +178,13 @@ func (n *Nodes) writePod(ctx context.Context, key, namespace, name string) error
 		return nil
 	case wait:
 		n.lanes.wakeAfter(key, orphanGrace-orphanFor)
+		return nil
+	case release:
+		next, none := pod.DeepCopy(), int64(0)
+		next.DeletionGracePeriodSeconds = &none
+		if _, err := n.store.Update(ctx, next); err != nil {
+			return fmt.Errorf("free pod %s/%s: %w", namespace, name, err)
+		}
 		return nil
 	case remove:
 		if err := n.store.Delete(ctx, pod); err != nil && !errors.Is(err, bus.ErrNotFound) {

@@ -14,22 +14,6 @@ import (
 	"gantry.dev/schemas"
 )
 
-// Message is one write to a bucket. A nil Body removes the key.
-type Message struct {
-	Bucket Bucket
-	Key    string
-	Body   []byte
-}
-
-// Bucket is where a Message goes.
-type Bucket int
-
-// The two buckets that the publisher writes.
-const (
-	Desired Bucket = iota
-	Routes
-)
-
 // Facts are what the publisher is told once about the cluster.
 type Facts struct {
 	ClusterID   string
@@ -97,7 +81,7 @@ func newState(facts Facts) *state {
 }
 
 // Apply takes in one change of an object.
-func (s *state) Apply(c bus.Change) ([]Message, error) {
+func (s *state) Apply(c bus.Change) ([]bus.FeedWrite, error) {
 	s.revision = max(s.revision, c.Revision)
 	switch o := c.Object().(type) {
 	case *corev1.Pod:
@@ -120,9 +104,9 @@ func (s *state) Apply(c bus.Change) ([]Message, error) {
 	return nil, nil
 }
 
-func (s *state) setPod(pod *corev1.Pod) ([]Message, error) {
+func (s *state) setPod(pod *corev1.Pod) ([]bus.FeedWrite, error) {
 	key := path(pod)
-	var out []Message
+	var out []bus.FeedWrite
 	if had, ok := s.pods[key]; ok && (had.uid != pod.UID || had.node != pod.Spec.NodeName) {
 		// The name was given to another pod. The node must end the old one
 		// whether or not it hosts the new one.
@@ -158,11 +142,13 @@ func (s *state) setPod(pod *corev1.Pod) ([]Message, error) {
 	}
 	f.pods[key] = &told{pod: pod, revision: record.Revision, seq: f.seq, sum: sum, size: len(body)}
 	s.pods[key] = podRef{node: pod.Spec.NodeName, uid: pod.UID}
-	return append(out, Message{Desired, schemas.DesiredPodKey(pod.Spec.NodeName, pod.Namespace, pod.Name), body}), nil
+	return append(out, bus.FeedWrite{
+		Node: pod.Spec.NodeName, Key: schemas.DesiredPodKey(pod.Spec.NodeName, pod.Namespace, pod.Name), Body: body,
+	}), nil
 }
 
 // removePod says the last word about a pod, then takes its key away.
-func (s *state) removePod(key string, revision uint64) ([]Message, error) {
+func (s *state) removePod(key string, revision uint64) ([]bus.FeedWrite, error) {
 	ref, ok := s.pods[key]
 	if !ok {
 		return nil, nil
@@ -187,10 +173,10 @@ func (s *state) removePod(key string, revision uint64) ([]Message, error) {
 		return nil, fmt.Errorf("compile removal of pod %s: %w", key, err)
 	}
 	bucketKey := schemas.DesiredPodKey(ref.node, t.pod.Namespace, t.pod.Name)
-	return []Message{{Desired, bucketKey, body}, {Desired, bucketKey, nil}}, nil
+	return []bus.FeedWrite{{Node: ref.node, Key: bucketKey, Body: body}, {Node: ref.node, Key: bucketKey}}, nil
 }
 
-func (s *state) setNode(object *corev1.Node, gone bool) ([]Message, error) {
+func (s *state) setNode(object *corev1.Node, gone bool) ([]bus.FeedWrite, error) {
 	key := schemas.DesiredNetworkKey(object.Name)
 	had, known := s.nodes[object.Name]
 	if gone {
@@ -198,7 +184,7 @@ func (s *state) setNode(object *corev1.Node, gone bool) ([]Message, error) {
 		if had == "" {
 			return nil, nil
 		}
-		return []Message{{Desired, key, nil}}, nil
+		return []bus.FeedWrite{{Node: object.Name, Key: key}}, nil
 	}
 	next := ""
 	if record, ok := CompileNetwork(object, s.facts.PodCIDR, s.facts.ServiceCIDR); ok {
@@ -212,11 +198,11 @@ func (s *state) setNode(object *corev1.Node, gone bool) ([]Message, error) {
 	if known && had == next || next == "" {
 		return nil, nil
 	}
-	return []Message{{Desired, key, []byte(next)}}, nil
+	return []bus.FeedWrite{{Node: object.Name, Key: key, Body: []byte(next)}}, nil
 }
 
-func (s *state) setSlice(o *discoveryv1.EndpointSlice, c bus.Change) ([]Message, error) {
-	var out []Message
+func (s *state) setSlice(o *discoveryv1.EndpointSlice, c bus.Change) ([]bus.FeedWrite, error) {
+	var out []bus.FeedWrite
 	// A slice may change the Service that it says it belongs to.
 	if old, ok := c.Old.(*discoveryv1.EndpointSlice); ok && old != nil {
 		was := servicePath(old)
@@ -238,7 +224,7 @@ func (s *state) setSlice(o *discoveryv1.EndpointSlice, c bus.Change) ([]Message,
 }
 
 // tellRoute says what a Service is now, where that is news.
-func (s *state) tellRoute(key string, revision uint64) ([]Message, error) {
+func (s *state) tellRoute(key string, revision uint64) ([]bus.FeedWrite, error) {
 	r := s.route(key)
 	if r.service == nil {
 		if len(r.slices) == 0 {
@@ -254,7 +240,7 @@ func (s *state) tellRoute(key string, revision uint64) ([]Message, error) {
 	if !ok {
 		return s.removeRoute(r, revision)
 	}
-	var out []Message
+	var out []bus.FeedWrite
 	if r.said != nil && r.said.UID != record.UID {
 		removed, err := s.removeRoute(r, revision)
 		if err != nil {
@@ -285,10 +271,10 @@ func (s *state) tellRoute(key string, revision uint64) ([]Message, error) {
 		return nil, fmt.Errorf("compile service %s: %w", key, err)
 	}
 	r.said, r.sum, r.size = &record, sum, len(body)
-	return append(out, Message{Routes, schemas.RouteServiceKey(record.Namespace, record.Name), body}), nil
+	return append(out, bus.FeedWrite{Key: schemas.RouteServiceKey(record.Namespace, record.Name), Body: body}), nil
 }
 
-func (s *state) removeRoute(r *route, revision uint64) ([]Message, error) {
+func (s *state) removeRoute(r *route, revision uint64) ([]bus.FeedWrite, error) {
 	if r.said == nil {
 		return nil, nil
 	}
@@ -309,7 +295,7 @@ func (s *state) removeRoute(r *route, revision uint64) ([]Message, error) {
 		return nil, fmt.Errorf("compile removal of service %s/%s: %w", was.Namespace, was.Name, err)
 	}
 	key := schemas.RouteServiceKey(was.Namespace, was.Name)
-	return []Message{{Routes, key, body}, {Routes, key, nil}}, nil
+	return []bus.FeedWrite{{Key: key, Body: body}, {Key: key}}, nil
 }
 
 func (s *state) feed(node string) *feed {
@@ -328,26 +314,6 @@ func (s *state) route(key string) *route {
 		s.routes[key] = r
 	}
 	return r
-}
-
-// keys lists every key that the buckets should hold now.
-func (s *state) keys() (desired, routes map[string]bool) {
-	desired, routes = map[string]bool{}, map[string]bool{}
-	for key, ref := range s.pods {
-		pod := s.feeds[ref.node].pods[key].pod
-		desired[schemas.DesiredPodKey(ref.node, pod.Namespace, pod.Name)] = true
-	}
-	for node, record := range s.nodes {
-		if record != "" {
-			desired[schemas.DesiredNetworkKey(node)] = true
-		}
-	}
-	for _, r := range s.routes {
-		if r.said != nil {
-			routes[schemas.RouteServiceKey(r.said.Namespace, r.said.Name)] = true
-		}
-	}
-	return desired, routes
 }
 
 func (f *feed) sortedKeys() []string {

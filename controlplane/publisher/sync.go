@@ -86,6 +86,8 @@ func (s *state) syncPods(req schemas.SyncRequest, reply *schemas.SyncReply, page
 	case req.Pods == pos:
 		page.pods = nil
 		return nil
+	case req.RoutesAfter != "":
+		return nil // it is busy with its routes
 	default:
 		page.pods = &rest[schemas.PodRecord]{pos: pos, records: make([]schemas.PodRecord, 0, len(f.pods))}
 		for _, key := range f.sortedKeys() {
@@ -119,7 +121,7 @@ func (s *state) syncRoutes(req schemas.SyncRequest, reply *schemas.SyncReply, pa
 	case req.Routes == pos:
 		page.routes = nil
 		return nil
-	case reply.Pods != nil && reply.Pods.Next != "":
+	case reply.Pods != nil && reply.Pods.Next != "" || req.PodsAfter != "":
 		// Pods come first. Saying nothing of the routes leaves the node where it
 		// is with them, so it asks again once it has all of its pods.
 		return nil
