@@ -51,15 +51,20 @@ type Sink interface {
 	// Routes are the keys (namespace/name) of all that the node routes.
 	Routes() []string
 	RouteAbsent(key string)
+	// RoutesComplete follows each complete word about the routes.
+	RoutesComplete()
 	// Revision is the newest revision ever told; Advance raises it.
 	Revision() uint64
 	Advance(revision uint64)
+	// Joined tells the cluster's id where the credentials did not.
+	Joined(clusterID string)
 	// NewEpoch says that the control plane may know nothing of what the node
 	// reported before.
 	NewEpoch()
 }
 
-// Identity is what the node calls itself.
+// Identity is what the node calls itself. ClusterID may be empty in credentials
+// that are older than the cluster; what the control plane says is taken then.
 type Identity struct {
 	Node, ClusterID, Instance, Host string
 }
@@ -131,7 +136,7 @@ func (c *Client) Network(r schemas.NetworkRecord) {
 }
 
 func (c *Client) ours(cluster, node string) bool {
-	if cluster == c.id.ClusterID && node == c.id.Node {
+	if (cluster == c.id.ClusterID || c.id.ClusterID == "") && node == c.id.Node {
 		return true
 	}
 	c.log.Error().Str("cluster", cluster).Str("node", node).Msg("ignored a record that is not for this node")
@@ -217,6 +222,10 @@ func (c *Client) sync(ctx context.Context) (heartbeat time.Duration, err error) 
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.id.ClusterID == "" {
+		c.id.ClusterID = reply.ClusterID
+		c.sink.Joined(reply.ClusterID)
+	}
 	backwards := reply.Revision < c.sink.Revision()
 	if backwards {
 		c.log.Error().Uint64("revision", reply.Revision).Uint64("seen", c.sink.Revision()).
@@ -257,7 +266,7 @@ func (c *Client) ask(ctx context.Context, req schemas.SyncRequest) (schemas.Sync
 		return schemas.SyncReply{}, fmt.Errorf("sync with the control plane: the answer is for node %q", reply.Node)
 	case reply.Error != nil:
 		return schemas.SyncReply{}, refusal(*reply.Error)
-	case reply.ClusterID != c.id.ClusterID:
+	case c.id.ClusterID != "" && reply.ClusterID != c.id.ClusterID:
 		return schemas.SyncReply{}, fmt.Errorf("%w: it is cluster %s, this node belongs to %s", ErrRefused, reply.ClusterID, c.id.ClusterID)
 	}
 	return reply, nil
@@ -363,5 +372,6 @@ func (c *Client) takeRoutes(ctx context.Context, req schemas.SyncRequest, page *
 			c.sink.RouteAbsent(key)
 		}
 	}
+	c.sink.RoutesComplete()
 	return nil
 }

@@ -4,8 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
+	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
 	"gantry.dev/nodeagent/image"
@@ -44,7 +48,7 @@ func (a *actor) act(ctx context.Context, want Desired, seen Seen, do Action) {
 	case DoStart:
 		a.start(ctx, want, seen, do)
 	case DoSignal:
-		err := cfg.Runtime.Signal(ctx, a.uid, do.Container, do.Attempt, do.Signal)
+		err := cfg.Runtime.Signal(ctx, a.uid, do.Container, do.Attempt, signalNumber(do.Signal))
 		if !a.done(FailSignal, err) {
 			rec := a.rec.Containers[do.Container]
 			rec.TermSent, rec.KillSent = a.before.Containers[do.Container].TermSent, false
@@ -140,12 +144,29 @@ func (a *actor) removeSandbox(ctx context.Context, want Desired, seen Seen) {
 		a.fail(FailRemove, "", err)
 		return
 	}
-	broken := !want.Stopping() && !Finished(want, seen, a.set.cfg.Now())
+	broken := !want.Stopping() && !Finished(want, seen, a.set.cfg.Now()) &&
+		(len(seen.Sandbox.Containers) > 0 || seen.Record.NetPID != 0)
 	if !a.done(FailRemove, a.set.cfg.Runtime.RemoveSandbox(ctx, a.uid)) || !broken {
 		return
 	}
 	a.fail(FailSandbox, "", errors.New("the pod's supervisor died"))
 	a.event(want, "", corev1.EventTypeNormal, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
+}
+
+// signalNumber reads what an image calls its stop signal: a name with or
+// without SIG, or a number. What it cannot read is TERM.
+func signalNumber(s string) syscall.Signal {
+	if n, err := strconv.Atoi(s); err == nil && n > 0 && n < 65 {
+		return syscall.Signal(n)
+	}
+	name := strings.ToUpper(s)
+	if !strings.HasPrefix(name, "SIG") {
+		name = "SIG" + name
+	}
+	if n := unix.SignalNum(name); n != 0 {
+		return n
+	}
+	return syscall.SIGTERM
 }
 
 // pull fetches in the background, so that a pod can be stopped meanwhile.

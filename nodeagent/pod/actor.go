@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"reflect"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -24,7 +25,7 @@ type Runtime interface {
 	EnsureSandbox(ctx context.Context, sb runtime.Sandbox) (runtime.SandboxState, error)
 	Start(ctx context.Context, c runtime.Container) error
 	Sandbox(uid types.UID) (runtime.SandboxState, bool, error)
-	Signal(ctx context.Context, uid types.UID, name string, attempt int, signal string) error
+	Signal(ctx context.Context, uid types.UID, name string, attempt int, sig syscall.Signal) error
 	Remove(ctx context.Context, uid types.UID, name string, attempt int) error
 	RemoveSandbox(ctx context.Context, uid types.UID) error
 }

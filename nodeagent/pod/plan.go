@@ -204,7 +204,7 @@ func (p *planner) start(c *corev1.Container, attempt int) bool {
 		return false // Status says so; only a change of the specification can help
 	}
 	rec := ContainerRecord{
-		Attempt: attempt, Image: img.Ref, ImageID: imageID(*img), StopSignal: img.Config.StopSignal,
+		Attempt: attempt, Image: img.Ref, ImageID: imageID(*img), Content: img.ID, StopSignal: img.Config.StopSignal,
 	}
 	if r := runOf(c.Name, p.seen, p.now); r.phase == runEnded {
 		rec.Streak, rec.Last = streakAfter(r.record.Streak, *r.end), r.end

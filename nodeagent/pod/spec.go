@@ -70,9 +70,8 @@ func Build(pod *corev1.Pod, c *corev1.Container, img image.Image, attempt int, i
 	case img.Config.WorkingDir != "":
 		out.Cwd = img.Config.WorkingDir
 	}
-	if score := oomScore(pod, c, host); score >= host.MinOOMScoreAdj {
-		out.OOMScoreAdj = &score
-	}
+	score := oomScore(pod, c, host)
+	out.OOMScoreAdj = &score
 	if sc := c.SecurityContext; sc != nil {
 		out.Privileged = sc.Privileged != nil && *sc.Privileged
 		out.NoNewPrivileges = sc.AllowPrivilegeEscalation != nil && !*sc.AllowPrivilegeEscalation

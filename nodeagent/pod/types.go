@@ -100,8 +100,6 @@ type Host struct {
 	IP        string // empty where none is known
 	MemBytes  int64  // capacity, for OOM scores; 0 where unknown
 	PidsLimit int64  // per container; 0 for none
-	// MinOOMScoreAdj is the lowest score the agent may give; lower ones are left out.
-	MinOOMScoreAdj int
 	// PodDir holds one directory per pod for generated files and volumes;
 	// LogDir one per pod for logs.
 	PodDir, LogDir string
@@ -141,9 +139,11 @@ type ContainerRecord struct {
 	// Streak is how many runs before Attempt ended in a row without one that
 	// lasted long enough to forgive them.
 	Streak int `json:"streak,omitempty"`
-	// Image, ImageID and StopSignal are those that Attempt was started with.
+	// Image, ImageID, Content (the digest of its configuration) and StopSignal
+	// are those that Attempt was started with.
 	Image      string `json:"image,omitempty"`
 	ImageID    string `json:"imageID,omitempty"`
+	Content    string `json:"content,omitempty"`
 	StopSignal string `json:"stopSignal,omitempty"`
 	// End is how Attempt ended, noted before its files go; Last is the run before.
 	End  *RunEnd `json:"end,omitempty"`

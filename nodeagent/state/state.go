@@ -56,8 +56,8 @@ type Loaded struct {
 }
 
 // Open takes the directory, which it makes if need be. The state belongs to
-// one node of one cluster, and is refused to any other. ErrLocked says that
-// another agent has it.
+// one node of one cluster, and is refused to any other; clusterID is empty
+// where the credentials do not say. ErrLocked says that another agent has it.
 func Open(dir, clusterID, node string, l zerolog.Logger) (*Store, Loaded, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, Loaded{}, fmt.Errorf("make state directory: %w", err)
@@ -92,11 +92,14 @@ func (s *Store) open(dir, clusterID, node string, l zerolog.Logger) (Loaded, err
 	if err != nil {
 		return Loaded{}, err
 	}
-	if s.meta.ClusterID != "" && s.meta.ClusterID != clusterID || s.meta.Node != "" && s.meta.Node != node {
+	if s.meta.ClusterID != "" && clusterID != "" && s.meta.ClusterID != clusterID || s.meta.Node != "" && s.meta.Node != node {
 		return Loaded{}, fmt.Errorf("state in %s belongs to node %q of cluster %s, the credentials are for node %q of cluster %s: "+
 			"give another --state-dir, or remove what is there with 'nodeagent reset'", dir, s.meta.Node, s.meta.ClusterID, node, clusterID)
 	}
-	s.meta.ClusterID, s.meta.Node = clusterID, node
+	s.meta.Node = node
+	if clusterID != "" {
+		s.meta.ClusterID = clusterID
+	}
 	return out, s.log.put(keyMeta, s.meta)
 }
 
@@ -147,6 +150,11 @@ func (s *Store) Meta() Meta {
 // Advance notes a newer revision; an older one changes nothing.
 func (s *Store) Advance(revision uint64) error {
 	return s.change(func(m *Meta) { m.Revision = max(m.Revision, revision) })
+}
+
+// Join notes the cluster where the credentials did not name it.
+func (s *Store) Join(clusterID string) error {
+	return s.change(func(m *Meta) { m.ClusterID = clusterID })
 }
 
 // ReserveSeq notes that sequence numbers below seq may have been used.
