@@ -339,6 +339,7 @@ func (g *guard) uncover(name string) error {
 		if err := os.Mkdir(place, 0o755); err != nil {
 			return err
 		}
+		g.dirs[dir] = true // it is a new one: what lower layers say of it is void
 		return setOpaque(place)
 	}
 	return nil

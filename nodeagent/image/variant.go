@@ -39,8 +39,11 @@ func (s *Store) settle(layers []layer, pinned *[]string) (_ []layer, err error) 
 	for i, l := range stack {
 		looks := map[string]look{}
 		for _, dir := range l.Implied {
-			have, found := s.lookBelow(stack[:i], dir)
-			if found && have != plain {
+			_, _, hides := lookIn(s.layerPath(l.Name), path.Dir(dir))
+			if hides {
+				continue
+			}
+			if have, found := s.lookBelow(stack[:i], dir); found && have != plain {
 				looks[dir] = have
 			}
 		}
@@ -89,6 +92,9 @@ func (s *Store) lookBelow(below []layer, dir string) (look, bool) {
 // not count. Links are not followed.
 func lookIn(root, dir string) (l look, found, hides bool) {
 	at := root
+	if dir == "." {
+		return l, true, false
+	}
 	for part := range strings.SplitSeq(dir, "/") {
 		at = filepath.Join(at, part)
 		var st unix.Stat_t

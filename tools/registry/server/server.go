@@ -249,7 +249,7 @@ func writeConfig(o Options, addr string) (string, error) {
 		return "", err
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "version: 0.1\nlog:\n  level: warn\nstorage:\n  filesystem:\n    rootdirectory: %q\n  delete:\n    enabled: true\n", filepath.Join(dir, "data"))
+	fmt.Fprintf(&b, "version: 0.1\nlog:\n  level: warn\n  accesslog:\n    disabled: true\nstorage:\n  filesystem:\n    rootdirectory: %q\n  delete:\n    enabled: true\n", filepath.Join(dir, "data"))
 	fmt.Fprintf(&b, "http:\n  addr: %q\n", addr)
 	if len(o.Users) > 0 {
 		passwords := filepath.Join(dir, "htpasswd")
