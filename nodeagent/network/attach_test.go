@@ -98,8 +98,12 @@ func ask(in func(func() error) error, network, address string) (string, error) {
 	return said, err
 }
 
-func (h *host) from() func(func() error) error { return func(f func() error) error { return enter(h.file, f) } }
-func (s *shim) from() func(func() error) error { return func(f func() error) error { return enter(s.file, f) } }
+func (h *host) from() func(func() error) error {
+	return func(f func() error) error { return enter(h.file, f) }
+}
+func (s *shim) from() func(func() error) error {
+	return func(f func() error) error { return enter(s.file, f) }
+}
 
 func TestPodsReachEachOtherAndTheNode(t *testing.T) {
 	h := newHost(t)
@@ -154,7 +158,7 @@ func TestAttachMayBeRepeated(t *testing.T) {
 		if again := attach(h, "a", s); again != ip {
 			t.Fatalf("%s: address %s became %s", c.what, ip, again)
 		}
-		l := 8000 + len(c.what)
+		l := 8000 + i
 		serve(t, s.do, "tcp", fmt.Sprintf(":%d", l), "a")
 		if got, err := ask(h.from(), "tcp4", fmt.Sprintf("%s:%d", ip, l)); err != nil || got != "a sees 10.244.1.1" {
 			t.Errorf("%s: asking the pod: %q, %v", c.what, got, err)
