@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -59,6 +60,7 @@ type Server struct {
 	account *server.Account // the control plane's
 	sys     *nats.Conn
 	ca      string
+	lock    *os.File
 	log     zerolog.Logger
 
 	mu        sync.Mutex
@@ -85,21 +87,50 @@ func StartServer(ctx context.Context, o ServerOptions) (*Server, error) {
 		return nil, fmt.Errorf("start bus server: %w", err)
 	}
 	s := &Server{opts: o, gate: newGate(), log: o.Log, ca: ca, nodes: map[string]nodeUser{}}
-	if err := s.openKeys(); err != nil {
+	if s.lock, err = lockDir(o.StateDir); err != nil {
 		return nil, fmt.Errorf("start bus server: %w", err)
 	}
-	so.CustomClientAuthentication = s.gate
-	if s.ns, err = server.NewServer(so); err != nil {
-		return nil, fmt.Errorf("start bus server: %w", err)
-	}
-	s.ns.SetLoggerV2(serverLog{log: o.Log}, false, false, false)
-	if err := s.start(ctx); err != nil {
-		s.gate.openOnce()
-		s.ns.Shutdown()
-		s.ns.WaitForShutdown()
+	if err := s.run(ctx, so); err != nil {
+		_ = s.lock.Close() // nothing was written through it
 		return nil, fmt.Errorf("start bus server: %w", err)
 	}
 	return s, nil
+}
+
+// lockDir keeps a second server off the directory. The kernel lets go of the
+// lock with the process, however it ends.
+func lockDir(dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("create state directory: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock state directory: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = f.Close() // never written to
+		return nil, fmt.Errorf("lock state directory %s: is another server using it? %w", dir, err)
+	}
+	return f, nil
+}
+
+func (s *Server) run(ctx context.Context, so *server.Options) (err error) {
+	if err := s.openKeys(); err != nil {
+		return err
+	}
+	so.CustomClientAuthentication = s.gate
+	if s.ns, err = server.NewServer(so); err != nil {
+		return err
+	}
+	fatal := make(chan error, 1)
+	s.ns.SetLoggerV2(serverLog{log: s.log, fatal: fatal}, false, false, false)
+	if err := s.start(ctx, fatal); err != nil {
+		s.gate.openOnce()
+		s.ns.Shutdown()
+		s.ns.WaitForShutdown()
+		return err
+	}
+	return nil
 }
 
 func natsOptions(o ServerOptions) (*server.Options, string, error) {
@@ -201,9 +232,9 @@ func (s *Server) openKeys() (err error) {
 	return err
 }
 
-func (s *Server) start(ctx context.Context) error {
+func (s *Server) start(ctx context.Context, fatal <-chan error) error {
 	s.ns.Start()
-	if err := s.awaitReady(ctx); err != nil {
+	if err := s.awaitReady(ctx, fatal); err != nil {
 		return err
 	}
 	// The server's own word, not the option that was passed: without fsync an
@@ -237,17 +268,18 @@ func (s *Server) start(ctx context.Context) error {
 	return s.watchDisconnects(ctx, sysKey)
 }
 
-func (s *Server) awaitReady(ctx context.Context) error {
+func (s *Server) awaitReady(ctx context.Context, fatal <-chan error) error {
 	deadline := time.Now().Add(startTimeout)
-	for !s.ns.ReadyForConnections(100 * time.Millisecond) {
-		if err := ctx.Err(); err != nil {
+	for !s.ns.ReadyForConnections(50 * time.Millisecond) {
+		select {
+		case err := <-fatal:
 			return err
-		}
-		if !s.ns.Running() {
-			return errors.New("server stopped while it started; is the state directory or the port in use?")
+		case <-ctx.Done():
+			return ctx.Err()
+		default:
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("server is not ready after %v; is the port in use?", startTimeout)
+			return fmt.Errorf("server is not ready after %v", startTimeout)
 		}
 	}
 	return nil
@@ -428,7 +460,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}()
 	select {
 	case <-done:
-		return nil
+		return s.lock.Close()
 	case <-ctx.Done():
 		return fmt.Errorf("shut bus server down: %w", ctx.Err())
 	}
