@@ -404,7 +404,7 @@ func (s *Server) watchDisconnects(ctx context.Context, sysKey nkeys.KeyPair) err
 	if err != nil {
 		return fmt.Errorf("watch connections: %w", err)
 	}
-	return s.sys.FlushWithContext(ctx)
+	return s.sys.FlushWithContext(flushContext(ctx))
 }
 
 func (s *Server) disconnected(m *nats.Msg) {
