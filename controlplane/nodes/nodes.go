@@ -59,11 +59,12 @@ type Nodes struct {
 	// Connected tells whether a node has a connection open. It may be nil, and
 	// is set before Run.
 	Connected func(node string) bool
+	// Now is the clock; it is set before Run.
+	Now func() time.Time
 
 	store    bus.Store
 	recorder Recorder
 	log      zerolog.Logger
-	now      func() time.Time
 	lanes    *lanes
 
 	mu     sync.Mutex
@@ -97,7 +98,7 @@ func New(store bus.Store, recorder Recorder, podCIDR string, log zerolog.Logger)
 		return nil, err
 	}
 	n := &Nodes{
-		store: store, recorder: recorder, log: log, now: time.Now, ranges: r,
+		store: store, recorder: recorder, log: log, Now: time.Now, ranges: r,
 		loaded: make(chan struct{}), nodes: map[string]*agent{}, pods: map[string]*podNews{},
 	}
 	n.lanes = newLanes(width, n.work, n.workFailed)
@@ -130,7 +131,7 @@ func (n *Nodes) Ready() <-chan struct{} { return n.loaded }
 func (n *Nodes) begin() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	now := n.now()
+	now := n.Now()
 	for _, o := range n.store.View().List(schemas.Nodes, "") {
 		node := o.(*corev1.Node)
 		a := n.agent(node.Name)
@@ -167,7 +168,7 @@ func (n *Nodes) take(c bus.Change) {
 		n.mu.Lock()
 		if c.New != nil {
 			n.ranges.note(o.Name, o.Spec.PodCIDR)
-		} else if a := n.nodes[o.Name]; a == nil || !a.alive(n.now()) {
+		} else if a := n.nodes[o.Name]; a == nil || !a.alive(n.Now()) {
 			// The range of an agent that is still there is given to it again:
 			// its pods have their addresses out of it.
 			n.ranges.release(o.Name)
@@ -259,7 +260,7 @@ func (n *Nodes) watchLives(ctx context.Context) {
 }
 
 func (n *Nodes) checkLives() {
-	now := n.now()
+	now := n.Now()
 	n.mu.Lock()
 	var turned []string
 	for name, a := range n.nodes {
@@ -294,7 +295,7 @@ func (n *Nodes) Admit(ctx context.Context, req schemas.SyncRequest) (revision ui
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}
-	now := n.now()
+	now := n.Now()
 	n.mu.Lock()
 	a := n.agent(req.Node)
 	had := a.instance
@@ -349,7 +350,7 @@ func (n *Nodes) Disconnected(node string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if a := n.nodes[node]; a != nil {
-		a.gone(n.now())
+		a.gone(n.Now())
 	}
 }
 
@@ -363,7 +364,7 @@ func (n *Nodes) TakeNode(h schemas.NodeHealth) {
 	}
 	if a.seen.IsZero() {
 		// The first word of a node that nobody knew: there will be heartbeats.
-		a.seen = n.now()
+		a.seen = n.Now()
 	}
 	if a.instance == "" && !h.Stopping {
 		a.instance = h.Instance

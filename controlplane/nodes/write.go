@@ -23,7 +23,7 @@ const orphanGrace = 40 * time.Second
 // if that took a write.
 func (n *Nodes) writeNode(ctx context.Context, name string) (uint64, error) {
 	have, _ := n.store.View().Get(schemas.Nodes, "", name).(*corev1.Node)
-	now := n.now()
+	now := n.Now()
 	n.mu.Lock()
 	a := n.nodes[name]
 	if a == nil && have != nil {
@@ -141,7 +141,7 @@ func (n *Nodes) writePod(ctx context.Context, key, namespace, name string) error
 	node := pod.Spec.NodeName
 	exists := node != "" && n.store.View().Get(schemas.Nodes, "", node) != nil
 	deleted := node != "" && !exists && n.store.View().Tombstone(schemas.Nodes, "", node)
-	now := n.now()
+	now := n.Now()
 
 	n.mu.Lock()
 	p := n.pods[key]

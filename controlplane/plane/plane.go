@@ -41,6 +41,8 @@ type Options struct {
 	PodCIDR, ServiceCIDR string
 	TLSCert, TLSKey      string
 	Log                  zerolog.Logger
+	// Now is the clock by which nodes count as silent; nil means time.Now.
+	Now func() time.Time
 }
 
 // drainTime bounds how long the calls under way may take when the plane stops.
@@ -162,6 +164,9 @@ func (p *Plane) makeRoles() (err error) {
 	p.scheduler = scheduler.New(p.store, p.recorder, p.role("scheduler"))
 	if p.nodes, err = nodes.New(p.store, p.recorder, cluster.PodCIDR, p.role("nodes")); err != nil {
 		return err
+	}
+	if p.options.Now != nil {
+		p.nodes.Now = p.options.Now
 	}
 	p.nodes.Connected = func(node string) bool { return p.server.NodeConnections(node) > 0 }
 	p.server.OnNodeDisconnect(p.nodes.Disconnected)
