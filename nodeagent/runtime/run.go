@@ -156,10 +156,9 @@ func (r *Runtime) Remove(ctx context.Context, uid types.UID, name string, attemp
 		func() error { return r.cg.kill(ctx, sub) }, // a command that was run in it
 		func() error { return r.cg.remove(ctx, sub) },
 		func() error { return os.RemoveAll(filepath.Join(r.scratchDir(uid), run.name)) },
-		// The order goes first and the claim last, so that no half-removed
-		// directory looks like a run that is still to be started.
-		func() error { return removeFirst(run.dir, rundir.Want) },
-		func() error { return os.RemoveAll(run.dir) },
+		// Taken away whole: were it emptied in place, the shim could find the
+		// order and not the claim.
+		func() error { return r.discard(uid, run) },
 	}
 	for _, step := range steps {
 		if err := step(); err != nil {
@@ -172,11 +171,12 @@ func (r *Runtime) Remove(ctx context.Context, uid types.UID, name string, attemp
 	return nil
 }
 
-func removeFirst(dir, file string) error {
-	if err := os.Remove(filepath.Join(dir, file)); err != nil && !errors.Is(err, os.ErrNotExist) {
+func (r *Runtime) discard(uid types.UID, run runFiles) error {
+	gone := filepath.Join(r.podDir(uid), "gone-"+run.name)
+	if err := os.Rename(run.dir, gone); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	return nil
+	return os.RemoveAll(gone)
 }
 
 // checkRun refuses names that would not stay inside their directory, or that

@@ -69,7 +69,7 @@ func fail(err error, said *strings.Builder) int {
 		message += " (" + strings.TrimSpace(said.String()) + ")"
 	}
 	body := fmt.Sprintf("%s\n%d\n%s", reason, time.Now().UnixNano(), message)
-	if err := writeFile(rundir.Failed, []byte(body)); err != nil {
+	if err := writeFile(rundir.Failing, []byte(body)); err != nil {
 		return 3
 	}
 	return 1

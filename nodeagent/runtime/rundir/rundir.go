@@ -29,7 +29,8 @@ const (
 	Message = "message" // bound to the container's termination message path
 	PID     = "pid"     // it executes
 	Exit    = "exit"    // it ended
-	Failed  = "failed"  // it never executed
+	Failing = "failing" // the launcher's word that it could not start it
+	Failed  = "failed"  // the same, once the launcher is gone and nobody writes here any more
 	Lost    = "lost"    // the shim died before it could see the end
 )
 

@@ -115,15 +115,15 @@ func (s *shim) launched(r *run, status syscall.WaitStatus) {
 // have left a half-made container behind.
 func (s *shim) notLaunched(r *run, status syscall.WaitStatus) {
 	s.killCgroup(r)
-	if !exists(r.dir + "/" + rundir.Failed) {
+	s.drain(r, &r.out, true)
+	s.drain(r, &r.err, true)
+	if syscall.Rename(r.dir+"/"+rundir.Failing, r.dir+"/"+rundir.Failed) != nil {
 		why := "launcher left no result"
 		if status.Signaled() {
 			why = "launcher died: " + status.Signal().String()
 		}
 		s.fail(r, why)
 	}
-	s.drain(r, &r.out, true)
-	s.drain(r, &r.err, true)
 	s.close(r)
 	s.forget(r)
 }
