@@ -26,8 +26,10 @@ const (
 
 const codeWrongSequence = 10071
 
-// putTimeout bounds one attempt to store a message.
-const putTimeout = 3 * time.Second
+const (
+	putTimeout  = 3 * time.Second  // for one attempt to store a message
+	putPatience = 30 * time.Second // for all, where the caller sets no deadline
+)
 
 // put is one message for a stream.
 type put struct {
@@ -65,6 +67,11 @@ type pubAck struct {
 // condition makes harmless, and a conflict then means either another writer or
 // ourselves: the message that is there decides.
 func (c *Conn) put(ctx context.Context, p put) (uint64, error) {
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, putPatience)
+		defer cancel()
+	}
 	var repeated bool
 	for {
 		seq, err := c.putOnce(ctx, p)
