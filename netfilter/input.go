@@ -69,12 +69,12 @@ type Port struct {
 	Endpoints []netip.AddrPort
 }
 
-// Addresses lists the addresses of a range, at most limit of them, without
-// its first (the network's own, and the gateway).
+// Addresses lists the addresses that pods of a range may have, at most limit
+// of them: all but the first two, the range's own and the gateway's.
 func Addresses(p netip.Prefix, limit int) []netip.Addr {
 	var out []netip.Addr
 	p = p.Masked()
-	for a := p.Addr().Next(); p.Contains(a) && len(out) < limit; a = a.Next() {
+	for a := p.Addr().Next().Next(); p.Contains(a) && len(out) < limit; a = a.Next() {
 		out = append(out, a)
 	}
 	return out

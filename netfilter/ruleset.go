@@ -105,7 +105,7 @@ func Classes() []int { return []int{1, 4, 16, 64, 256, 1024, 4096} }
 const maxSlots = 4096
 
 // slotsFor is the smallest class in which no endpoint's share differs from the
-// fair one by more than a quarter. Between 1,300 and 4,096 endpoints the
+// fair one by more than a quarter. Between 1,281 and 4,096 endpoints the
 // largest class is used all the same (no endpoint gets more than twice
 // another's share); beyond that it holds 4,096 of them, picked by hash.
 func slotsFor(endpoints int) int {
