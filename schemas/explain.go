@@ -8,6 +8,8 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+
+	"k8s.io/apimachinery/pkg/api/resource"
 )
 
 // explain walks a JSON document beside the Go type that it did not fit and
@@ -39,6 +41,12 @@ func (w *misfits) value(raw []byte, t reflect.Type, path string, at lines) {
 		t = t.Elem()
 	}
 	if reflect.PointerTo(t).Implements(unmarshaler) {
+		if t == reflect.TypeFor[resource.Quantity]() {
+			if json.Unmarshal(raw, new(resource.Quantity)) != nil {
+				w.add(path, at, "invalid value %s: want a quantity such as 2, 500m or 64Mi", short(raw))
+			}
+			return
+		}
 		if err := json.Unmarshal(raw, reflect.New(t).Interface()); err != nil {
 			w.add(path, at, "invalid value %s: %s", short(raw), strings.TrimPrefix(err.Error(), "json: "))
 		}
