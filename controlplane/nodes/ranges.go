@@ -21,6 +21,12 @@ type ranges struct {
 	held    map[netip.Prefix]string
 }
 
+// CheckPodCIDR tells whether a range can be handed out to nodes.
+func CheckPodCIDR(cidr string) error {
+	_, err := newRanges(cidr)
+	return err
+}
+
 func newRanges(cluster string) (*ranges, error) {
 	p, err := netip.ParsePrefix(cluster)
 	if err != nil {

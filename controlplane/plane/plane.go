@@ -85,6 +85,10 @@ func Start(ctx context.Context, o Options) (_ *Plane, err error) {
 			err = errors.Join(err, p.Stop(stopped))
 		}
 	}()
+	// Before anything is written: the ranges of a new cluster are kept for good.
+	if err := o.check(); err != nil {
+		return nil, err
+	}
 	if p.lock, err = lockDir(o.StateDir); err != nil {
 		return nil, err
 	}
@@ -113,6 +117,20 @@ func Start(ctx context.Context, o Options) (_ *Plane, err error) {
 		return nil, fmt.Errorf("start control plane: %w", err)
 	}
 	return p, nil
+}
+
+func (o Options) check() error {
+	if err := nodes.CheckPodCIDR(o.PodCIDR); err != nil {
+		return err
+	}
+	service, err := netip.ParsePrefix(o.ServiceCIDR)
+	if err != nil {
+		return fmt.Errorf("service CIDR %q: %w", o.ServiceCIDR, err)
+	}
+	if pods := netip.MustParsePrefix(o.PodCIDR); pods.Overlaps(service) {
+		return fmt.Errorf("service CIDR %s and pod CIDR %s overlap", o.ServiceCIDR, o.PodCIDR)
+	}
+	return nil
 }
 
 func (p *Plane) openBus(ctx context.Context) (err error) {

@@ -195,8 +195,11 @@ func (s *state) setNode(object *corev1.Node, gone bool) ([]bus.FeedWrite, error)
 		next = string(body)
 	}
 	s.nodes[object.Name] = next
-	if known && had == next || next == "" {
+	if known && had == next || !known && next == "" {
 		return nil, nil
+	}
+	if next == "" {
+		return []bus.FeedWrite{{Node: object.Name, Key: key}}, nil
 	}
 	return []bus.FeedWrite{{Node: object.Name, Key: key, Body: []byte(next)}}, nil
 }
