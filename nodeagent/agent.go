@@ -65,6 +65,11 @@ func run(ctx context.Context, o options, creds schemas.NodeCredentials, log zero
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
+	release, err := alone(o.node)
+	if err != nil {
+		return err
+	}
+	defer release()
 	a := &agent{o: o, log: log, store: store}
 	if err := a.open(ctx); err != nil {
 		return err

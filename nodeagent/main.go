@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
@@ -27,7 +28,7 @@ import (
 
 // Exit codes besides 0 and 1.
 const (
-	exitLocked  = 3 // another agent uses the same directory
+	exitLocked  = 3 // another agent uses the same directory or machine
 	exitRefused = 4 // the control plane refuses this agent, for example because another runs under its name
 )
 
@@ -40,7 +41,7 @@ func main() {
 	}
 	fmt.Fprintln(os.Stderr, "nodeagent:", err)
 	switch {
-	case errors.Is(err, state.ErrLocked):
+	case errors.Is(err, state.ErrLocked), errors.Is(err, errNotAlone):
 		os.Exit(exitLocked)
 	case errors.Is(err, feed.ErrRefused):
 		os.Exit(exitRefused)
@@ -124,6 +125,7 @@ func (o *options) complete() (zerolog.Logger, error) {
 		}
 		o.node = strings.ToLower(name)
 	}
+	zerolog.TimeFieldFormat = time.RFC3339Nano
 	level, err := zerolog.ParseLevel(o.logLevel)
 	if err != nil {
 		return zerolog.Nop(), fmt.Errorf("--log-level %q: %w", o.logLevel, err)

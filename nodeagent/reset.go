@@ -46,6 +46,11 @@ func reset(ctx context.Context, o options, log zerolog.Logger) error {
 		return err
 	}
 	defer func() { _ = store.Close() }() // its directory is gone by then
+	release, err := alone(o.node)
+	if err != nil {
+		return err
+	}
+	defer release()
 	errs := []error{removePods(ctx, o, log)}
 	net, err := openNetwork(o, log)
 	if err != nil {
