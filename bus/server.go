@@ -151,6 +151,8 @@ func natsOptions(o ServerOptions) (*server.Options, string, error) {
 		// A machine that vanished is noticed within half a minute.
 		PingInterval: 10 * time.Second,
 		MaxPingsOut:  2,
+		// Remembered for monitoring alone; the default is ten thousand.
+		MaxClosedClients: 100,
 	}
 	if so.MaxPayload == 0 {
 		so.MaxPayload = defaultMaxPayload

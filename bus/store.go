@@ -78,7 +78,7 @@ func (s *store) Create(ctx context.Context, o schemas.Object) (schemas.Object, e
 	if t := o.GetCreationTimestamp(); t.IsZero() {
 		o.SetCreationTimestamp(metav1.NewTime(time.Now().UTC().Truncate(time.Second)))
 	}
-	p, err := s.encode(k, o)
+	p, o, err := s.encode(k, o)
 	if err != nil {
 		return nil, fmt.Errorf("create %s: %w", k, err)
 	}
@@ -121,14 +121,13 @@ func (s *store) Update(ctx context.Context, o schemas.Object) (schemas.Object, e
 	if err != nil {
 		return nil, fmt.Errorf("update %s: %w", k, err)
 	}
-	o = o.DeepCopyObject().(schemas.Object)
+	p, o, err := s.encode(k, o.DeepCopyObject().(schemas.Object))
+	if err != nil {
+		return nil, fmt.Errorf("update %s: %w", k, err)
+	}
 	stamp(o, rev)
 	if old := s.view.Get(k.resource, k.namespace, k.name); old != nil && equality.Semantic.DeepEqual(old, o) {
 		return o, nil
-	}
-	p, err := s.encode(k, o)
-	if err != nil {
-		return nil, fmt.Errorf("update %s: %w", k, err)
 	}
 	p.expect = rev
 	seq, err := s.conn.put(ctx, p)
@@ -187,18 +186,26 @@ func (s *store) gone(ctx context.Context, k objKey, subject string, err error) e
 }
 
 // encode makes the message of an object: a whole manifest, without the
-// resourceVersion, which is the message's own sequence.
-func (s *store) encode(k objKey, o schemas.Object) (put, error) {
-	o.GetObjectKind().SetGroupVersionKind(schemas.KindOf(o).GVK)
+// resourceVersion, which is the message's own sequence. It returns the object
+// as a reader will decode it (times in whole seconds, quantities in canonical
+// form), so that the view does not depend on whose write it is, and an update
+// that only loses in writing is seen to change nothing.
+func (s *store) encode(k objKey, o schemas.Object) (put, schemas.Object, error) {
+	kind := schemas.KindOf(o)
+	o.GetObjectKind().SetGroupVersionKind(kind.GVK)
 	o.SetResourceVersion("")
 	body, err := json.Marshal(o)
 	if err != nil {
-		return put{}, fmt.Errorf("encode: %w", err)
+		return put{}, nil, fmt.Errorf("encode: %w", err)
 	}
 	if len(body) > s.limit {
-		return put{}, fmt.Errorf("%d bytes are %w: the limit of an object is %d bytes", len(body), ErrTooLarge, s.limit)
+		return put{}, nil, fmt.Errorf("%d bytes are %w: the limit of an object is %d bytes", len(body), ErrTooLarge, s.limit)
 	}
-	return put{subject: s.subject(k), body: body, cas: true}, nil
+	read := kind.New()
+	if err := json.Unmarshal(body, read); err != nil {
+		return put{}, nil, fmt.Errorf("decode what was encoded: %w", err)
+	}
+	return put{subject: s.subject(k), body: body, cas: true}, read, nil
 }
 
 // written makes an acknowledged object part of the view and returns a copy.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"gantry.dev/schemas"
@@ -102,6 +103,26 @@ func TestStoreLife(t *testing.T) {
 	rev, err := strconv.ParseUint(again.GetResourceVersion(), 10, 64)
 	if err != nil || rev != s.View().Revision() {
 		t.Errorf("view is at %d, the newest object at %s", s.View().Revision(), again.GetResourceVersion())
+	}
+}
+
+// What a writer sees is what every other reader decodes.
+func TestUpdateThatOnlyLosesInWritingChangesNothing(t *testing.T) {
+	s := newTestStore(t, nil)
+	pod := testPod("default", "web", "")
+	pod.Labels = map[string]string{}
+	pod.Spec.Containers[0].Resources.Requests = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1000m")}
+	pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, LastTransitionTime: metav1.NewTime(time.Unix(1767607201, 5))}}
+	created := mustCreate(t, s, pod)
+	again := pod.DeepCopy()
+	again.ObjectMeta = created.(*corev1.Pod).ObjectMeta
+	again.Status.Conditions[0].LastTransitionTime = metav1.NewTime(time.Unix(1767607201, 9))
+	updated, err := s.Update(testContext(t), again)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(created, updated); diff != "" {
+		t.Errorf("update (-created +updated):\n%s", diff)
 	}
 }
 
