@@ -29,12 +29,17 @@ func (r *rollout) newestSize() int32 {
 	if have >= want {
 		return want
 	}
-	room := want + maxSurge(r.d)
+	return have + min(r.room(), want-have)
+}
+
+// room is how many pods may be added. A set that was made smaller may still
+// have the pods, so both are looked at.
+func (r *rollout) room() int32 {
+	room := desired(r.d) + maxSurge(r.d)
 	for _, rs := range r.all() {
-		// A set that was made smaller may still have the pods.
 		room -= max(replicas(rs), r.count(rs).active)
 	}
-	return have + max(0, min(room, want-have))
+	return max(0, room)
 }
 
 // shrinkOld gives up pods of the old sets: first those that serve nobody, then
@@ -109,10 +114,10 @@ func (r *rollout) scale() {
 	switch {
 	case len(active) == 0:
 		if all := r.all(); len(all) > 0 {
-			r.resize(all[len(all)-1], desired(r.d))
+			r.resize(all[len(all)-1], min(r.room(), desired(r.d)))
 		}
 	case len(active) == 1:
-		r.resize(active[0], desired(r.d))
+		r.resize(active[0], min(replicas(active[0])+r.room(), desired(r.d)))
 	case r.newest != nil && replicas(r.newest) == desired(r.d) && r.available(r.newest) == desired(r.d):
 		for _, rs := range r.old {
 			r.resize(rs, 0)
@@ -129,6 +134,9 @@ func (r *rollout) scaleInProportion(active []*appsv1.ReplicaSet) {
 	}
 	left := limit - total(active)
 	growing := left > 0
+	if growing {
+		left = r.room() // of what is left out now, the end of the last old pods reminds
+	}
 	// The largest first; of equals the newest where pods are added, the oldest
 	// where they are taken: both hasten the rollout.
 	age := map[*appsv1.ReplicaSet]int{}
@@ -158,8 +166,30 @@ func (r *rollout) scaleInProportion(active []*appsv1.ReplicaSet) {
 		left -= share
 	}
 	sizes[0] = max(0, sizes[0]+left) // what rounding left over
+	if !growing {
+		r.keepAvailable(active, sizes)
+	}
 	for i, rs := range active {
 		r.resize(rs, sizes[i])
+	}
+}
+
+// keepAvailable moves what shrinking takes from pods that serve to pods that do
+// not, where otherwise too few would be left that do. Kubernetes keeps strictly
+// to the shares here and so may take a service down when somebody scales it
+// down in the midst of a bad rollout.
+func (r *rollout) keepAvailable(sets []*appsv1.ReplicaSet, sizes []int32) {
+	lack := desired(r.d) - maxUnavailable(r.d)
+	for i, rs := range sets {
+		lack -= min(r.available(rs), sizes[i])
+	}
+	for i, rs := range sets {
+		give := max(0, min(lack, r.available(rs)-sizes[i]))
+		for j, other := range sets {
+			take := max(0, min(give, sizes[j]-r.available(other)))
+			sizes[i], sizes[j] = sizes[i]+take, sizes[j]-take
+			give, lack = give-take, lack-take
+		}
 	}
 }
 

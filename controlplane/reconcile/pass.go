@@ -114,11 +114,17 @@ func permitted(claims *Claims, name string, writes []Write) error {
 	return nil
 }
 
-// execute does the writes side by side and stops beginning new ones after the
-// first that failed. It returns those that took effect.
+// execute does the writes side by side, begins none after the first that
+// failed, and returns those that took effect. With an inFlight of one they are
+// done here and in order.
 func execute(ctx context.Context, store bus.Store, writes []Write, inFlight int) ([]Write, error) {
-	if len(writes) == 0 {
-		return nil, nil
+	if inFlight == 1 || len(writes) < 2 {
+		for i, w := range writes {
+			if err := write(ctx, store, w); err != nil {
+				return writes[:i], err
+			}
+		}
+		return writes, nil
 	}
 	var mu sync.Mutex
 	var done []Write
@@ -132,7 +138,7 @@ func execute(ctx context.Context, store bus.Store, writes []Write, inFlight int)
 			// With ctx, not gctx: a write on its way is better finished than
 			// left in doubt because its neighbour failed.
 			if err := write(ctx, store, w); err != nil {
-				return &writeError{write: w, cause: err}
+				return err
 			}
 			mu.Lock()
 			defer mu.Unlock()
@@ -160,7 +166,10 @@ func write(ctx context.Context, store bus.Store, w Write) error {
 	default:
 		_, err = store.Update(ctx, w.Object)
 	}
-	return err
+	if err != nil {
+		return &writeError{write: w, cause: err}
+	}
+	return nil
 }
 
 // told are the events whose writes were done.

@@ -14,11 +14,17 @@ import (
 const deletionCost = "controller.kubernetes.io/pod-deletion-cost"
 
 // surplus picks n of the active pods to give up, in the order in which
-// Kubernetes does: what does least for anybody goes first.
-func surplus(active []*corev1.Pod, n int, now time.Time) []*corev1.Pod {
+// Kubernetes does: what does least for anybody goes first. In one thing it is
+// stricter: a pod that is ready but not for long enough goes before one that
+// is available, since a rollout that gives up the first counts on the second.
+func surplus(active []*corev1.Pod, n int, minReadySeconds int32, now time.Time) []*corev1.Pod {
 	onNode := map[string]int{}
 	for _, p := range active {
 		onNode[p.Spec.NodeName]++
+	}
+	available := func(p *corev1.Pod) bool {
+		yes, _ := Available(p, minReadySeconds, now)
+		return yes
 	}
 	sorted := slices.Clone(active)
 	slices.SortStableFunc(sorted, func(a, b *corev1.Pod) int {
@@ -26,6 +32,7 @@ func surplus(active []*corev1.Pod, n int, now time.Time) []*corev1.Pod {
 			first(a.Spec.NodeName == "", b.Spec.NodeName == ""),
 			cmp.Compare(phaseRank(a), phaseRank(b)),
 			first(!ready(a), !ready(b)),
+			first(!available(a), !available(b)),
 			cmp.Compare(cost(a), cost(b)),
 			// Of a node that holds several, one is spared more easily.
 			cmp.Compare(onNode[b.Spec.NodeName], onNode[a.Spec.NodeName]),

@@ -94,7 +94,7 @@ func reconcileKey(key string, view bus.View, now time.Time) reconcile.Outcome {
 		case len(active) < want:
 			create(rs, active, pods, want-len(active), view, &out)
 		case len(active) > want:
-			remove(rs, surplus(active, len(active)-want, now), &out)
+			remove(rs, surplus(active, len(active)-want, rs.Spec.MinReadySeconds, now), &out)
 		}
 	}
 	updated := rs.DeepCopy()

@@ -52,7 +52,7 @@ type Store struct {
 	index       map[string]map[string]map[string]bool // index, value, keys
 	log         []bus.Change
 	revision    uint64
-	uids        int
+	births      map[string]int
 	writes      int
 	subscribers map[int]func(bus.Change)
 	nextSub     int
@@ -63,6 +63,7 @@ func NewStore(indexes ...map[string]bus.IndexFunc) *Store {
 	s := &Store{
 		objects:     map[string]schemas.Object{},
 		tombstones:  map[string]bool{},
+		births:      map[string]int{},
 		indexFuncs:  map[string]bus.IndexFunc{},
 		index:       map[string]map[string]map[string]bool{},
 		subscribers: map[int]func(bus.Change){},
@@ -96,8 +97,9 @@ func (s *Store) Create(_ context.Context, o schemas.Object) (schemas.Object, err
 		}
 		out = copyOf(o)
 		if out.GetUID() == "" {
-			s.uids++
-			out.SetUID(types.UID(fmt.Sprintf("uid-%d", s.uids)))
+			// Of the key alone, so that runs which write in another order end alike.
+			s.births[key]++
+			out.SetUID(types.UID(fmt.Sprintf("%s-%d", key, s.births[key])))
 		}
 		if ts := out.GetCreationTimestamp(); ts.IsZero() {
 			out.SetCreationTimestamp(metav1.NewTime(s.now().Truncate(time.Second)))

@@ -2,14 +2,17 @@ package reconciletest
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"time"
 
 	"gantry.dev/bus"
 	"gantry.dev/controlplane/reconcile"
 	"gantry.dev/schemas"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // maxPasses is far more than any world here needs to come to rest.
@@ -25,6 +28,9 @@ type World struct {
 	AfterPass func()
 	// Events are all that were told.
 	Events []reconcile.Event
+	// InPass is true while a controller writes, so that a Fault may spare the
+	// writes of users and nodes.
+	InPass bool
 	// Crashes counts the writes that a Fault crashed at.
 	Crashes int
 
@@ -118,7 +124,9 @@ func (w *World) Step() (bool, error) {
 	next := w.waiting[i]
 	w.waiting = slices.Delete(w.waiting, i, i+1)
 	c := w.controllers[next.controller]
+	w.InPass = true
 	result, err := reconcile.Pass(context.Background(), w.Store, w.claims, c, next.key, w.clock, 1)
+	w.InPass = false
 	w.Events = append(w.Events, result.Events...)
 	switch {
 	case errors.Is(err, ErrCrash):
@@ -144,6 +152,27 @@ func (w *World) Step() (bool, error) {
 	}
 	return true, nil
 }
+
+// Dump is the whole state as JSON by ObjectKey, without what depends on when
+// and in which order things were written: times, revisions, generations.
+func (w *World) Dump() map[string]string {
+	out := map[string]string{}
+	for _, kind := range schemas.Kinds {
+		for _, o := range w.View().List(kind.Resource, "") {
+			o := copyOf(o)
+			o.SetResourceVersion("")
+			o.SetCreationTimestamp(metav1.Time{})
+			data, err := json.Marshal(o)
+			if err != nil {
+				panic(err) // API types can be encoded
+			}
+			out[schemas.KeyOf(o)] = ephemeral.ReplaceAllString(string(data), "")
+		}
+	}
+	return out
+}
+
+var ephemeral = regexp.MustCompile(`"[a-zA-Z]*(Time|Timestamp|eneration)":("[^"]*"|[0-9]+|null),?`)
 
 // wake turns what was heard, and the time that has passed, into waiting keys.
 func (w *World) wake() {
