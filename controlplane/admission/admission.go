@@ -8,7 +8,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"runtime/debug"
 	"strings"
 	"time"
 
@@ -113,17 +112,15 @@ func (r reply) headers() map[string][]string {
 // oneLine makes a text fit for a header.
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
 
+// Verbs is what Handle answers.
+var Verbs = []string{
+	schemas.VerbApply, schemas.VerbCreate, schemas.VerbGet, schemas.VerbList, schemas.VerbWatch,
+	schemas.VerbUpdate, schemas.VerbPatch, schemas.VerbDelete, schemas.VerbLog,
+}
+
 // Handle answers one call. status is nil on success; otherwise body and header
 // are nil and status says what is wrong, as Kubernetes would.
 func (a *Admission) Handle(ctx context.Context, call schemas.Call, body []byte) (out []byte, header map[string][]string, status *metav1.Status) {
-	defer func() {
-		if p := recover(); p != nil {
-			// One request that meets a bug must not end the control plane.
-			a.log.Error().Interface("panic", p).Bytes("stack", debug.Stack()).Str("verb", call.Verb).Str("resource", call.Resource).Msg("answer api call")
-			out, header = nil, nil
-			status = statusOf(apierrors.NewInternalError(fmt.Errorf("answer %s %s: %v", call.Verb, call.Resource, p)))
-		}
-	}()
 	r, err := a.answer(ctx, call, body)
 	if err != nil {
 		return nil, nil, statusOf(err)
@@ -175,7 +172,7 @@ func (a *Admission) answer(ctx context.Context, call schemas.Call, body []byte) 
 	case schemas.VerbLog:
 		return a.podLog(ctx, kind, call, body)
 	}
-	return reply{}, apierrors.NewBadRequest(fmt.Sprintf("no verb %q; there are apply, create, get, list, watch, update, patch, delete, log", call.Verb))
+	return reply{}, apierrors.NewBadRequest(fmt.Sprintf("no verb %q; there are %s", call.Verb, strings.Join(Verbs, ", ")))
 }
 
 // current reads an object from the view, as an error where there is none.

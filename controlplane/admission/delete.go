@@ -34,23 +34,34 @@ func decodeOptions(body []byte, into any, what string) error {
 	return nil
 }
 
-func (a *Admission) delete(ctx context.Context, kind schemas.Kind, call schemas.Call, body []byte) (reply, error) {
-	var opts metav1.DeleteOptions
-	if err := decodeOptions(body, &opts, "DeleteOptions"); err != nil {
-		return reply{}, err
+// readDeleteOptions reads the options that Gantry follows. The others (dryRun
+// above all) must not be taken silently for what they are not.
+func readDeleteOptions(body []byte) (metav1.DeleteOptions, error) {
+	var known struct {
+		metav1.TypeMeta    `json:",inline"`
+		GracePeriodSeconds *int64                      `json:"gracePeriodSeconds"`
+		Preconditions      *metav1.Preconditions       `json:"preconditions"`
+		PropagationPolicy  *metav1.DeletionPropagation `json:"propagationPolicy"`
+	}
+	if err := decodeOptions(body, &known, "DeleteOptions"); err != nil {
+		return metav1.DeleteOptions{}, err
+	}
+	opts := metav1.DeleteOptions{
+		GracePeriodSeconds: known.GracePeriodSeconds, Preconditions: known.Preconditions, PropagationPolicy: known.PropagationPolicy,
 	}
 	if errs := metavalidation.ValidateDeleteOptions(&opts); len(errs) > 0 {
-		return reply{}, apierrors.NewInvalid(schema.GroupKind{Kind: "DeleteOptions"}, "", errs)
+		return opts, apierrors.NewInvalid(schema.GroupKind{Kind: "DeleteOptions"}, "", errs)
+	}
+	return opts, nil
+}
+
+func (a *Admission) delete(ctx context.Context, kind schemas.Kind, call schemas.Call, body []byte) (reply, error) {
+	opts, err := readDeleteOptions(body)
+	if err != nil {
+		return reply{}, err
 	}
 	if err := mayDelete(kind, call.Name); err != nil {
 		return reply{}, err
-	}
-	if opts.OrphanDependents != nil && opts.PropagationPolicy == nil {
-		policy := metav1.DeletePropagationBackground
-		if *opts.OrphanDependents {
-			policy = metav1.DeletePropagationOrphan
-		}
-		opts.PropagationPolicy = &policy
 	}
 	for try := range attempts {
 		old, err := a.current(kind, call.Namespace, call.Name)
