@@ -45,14 +45,7 @@ func newNetNS(t testing.TB) netns {
 	return ns
 }
 
-// do runs f on a thread in the namespace. Sockets that f opens stay in it.
-func (n netns) do(t testing.TB, f func() error) {
-	t.Helper()
-	if err := n.try(f); err != nil {
-		t.Fatal(err)
-	}
-}
-
+// try runs f on a thread in the namespace.
 func (n netns) try(f func() error) error {
 	out := make(chan error)
 	go func() {

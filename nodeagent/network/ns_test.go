@@ -123,21 +123,21 @@ func newShim(t testing.TB) *shim {
 	t.Helper()
 	s := &shim{t: t, cmd: exec.Command("sleep", "600")}
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
-	started := make(chan error)
+	started, ended := make(chan error), make(chan struct{})
 	go func() {
+		defer close(ended)
 		// The death signal is tied to the thread that started the process.
 		runtime.LockOSThread()
 		err := s.cmd.Start()
 		started <- err
 		if err == nil {
-			_ = s.cmd.Wait()
+			_ = s.cmd.Wait() // it is killed, so it never ends well
 		}
-		close(started)
 	}()
 	if err := <-started; err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { s.kill(); <-started })
+	t.Cleanup(func() { s.kill(); <-ended })
 	var err error
 	if s.file, err = os.Open(fmt.Sprintf("/proc/%d/ns/net", s.pid())); err != nil {
 		t.Fatal(err)
