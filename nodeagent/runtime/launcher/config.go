@@ -66,13 +66,13 @@ func configure(root string, w want.Run) (*configs.Config, error) {
 	if cgroups.IsCgroup2UnifiedMode() {
 		c.Namespaces = append(c.Namespaces, configs.Namespace{Type: configs.NEWCGROUP})
 	}
-	for _, d := range specconv.AllowedDevices {
-		if d.Path != "" {
-			c.Devices = append(c.Devices, d)
-		}
-	}
+	// Nodes are in place (premount); these are the rights to them.
 	if w.Privileged {
-		return c, privileged(c)
+		c.Cgroups.Devices = []*devices.Rule{{
+			Type: devices.WildcardDevice, Major: devices.Wildcard, Minor: devices.Wildcard,
+			Permissions: "rwm", Allow: true,
+		}}
+		return c, nil
 	}
 	c.MaskPaths, c.ReadonlyPaths = maskedPaths, readonlyPaths
 	for _, d := range specconv.AllowedDevices {
@@ -84,24 +84,6 @@ func configure(root string, w want.Run) (*configs.Config, error) {
 		}
 	}
 	return c, nil
-}
-
-// privileged opens what the pod asked to be open: every device of the host.
-func privileged(c *configs.Config) error {
-	c.Cgroups.Devices = []*devices.Rule{{
-		Type: devices.WildcardDevice, Major: devices.Wildcard, Minor: devices.Wildcard,
-		Permissions: "rwm", Allow: true,
-	}}
-	found, err := hostDevices()
-	if err != nil {
-		return fmt.Errorf("list devices: %w", err)
-	}
-	for _, d := range found {
-		if !slices.ContainsFunc(c.Devices, func(have *devices.Device) bool { return have.Path == d.Path }) {
-			c.Devices = append(c.Devices, d)
-		}
-	}
-	return nil
 }
 
 func filter(caps []string) (*configs.Seccomp, error) {

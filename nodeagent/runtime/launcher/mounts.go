@@ -16,24 +16,16 @@ import (
 	"gantry.dev/nodeagent/runtime/want"
 )
 
-const quiet = unix.MS_NOSUID | unix.MS_NOEXEC | unix.MS_NODEV
-
-// mounts is the default table followed by the pod's, so that a pod can put its
-// own over any of ours.
+// mounts is what premount could not do, and the pod's own mounts, which may
+// lie over any of ours.
 func mounts(w want.Run) ([]*configs.Mount, error) {
-	readonly := unix.MS_RDONLY
-	if w.Privileged {
-		readonly = 0
-	}
-	sys := &configs.Mount{Source: "sysfs", Destination: "/sys", Device: "sysfs", Flags: quiet | readonly}
-	list := []*configs.Mount{
-		{Source: "proc", Destination: "/proc", Device: "proc", Flags: quiet},
-		{Source: "tmpfs", Destination: "/dev", Device: "tmpfs", Flags: unix.MS_NOSUID | unix.MS_STRICTATIME, Data: "mode=755,size=65536k"},
-		{Source: "devpts", Destination: "/dev/pts", Device: "devpts", Flags: unix.MS_NOSUID | unix.MS_NOEXEC, Data: "newinstance,ptmxmode=0666,mode=0620,gid=5"},
-		{Source: "shm", Destination: "/dev/shm", Device: "tmpfs", Flags: quiet, Data: "mode=1777,size=65536k"},
-		{Source: "mqueue", Destination: "/dev/mqueue", Device: "mqueue", Flags: quiet},
-		sys,
-		{Source: "cgroup", Destination: "/sys/fs/cgroup", Device: "cgroup", Flags: quiet | unix.MS_RELATIME | readonly},
+	list := []*configs.Mount{{Source: "proc", Destination: "/proc", Device: "proc", Flags: quiet}}
+	if cgroups.IsCgroup2UnifiedMode() {
+		m := &configs.Mount{Source: "cgroup", Destination: "/sys/fs/cgroup", Device: "cgroup", Flags: quiet | unix.MS_RELATIME | unix.MS_RDONLY}
+		if w.Privileged {
+			m.Flags &^= unix.MS_RDONLY
+		}
+		list = append(list, m)
 	}
 	for _, m := range w.Mounts {
 		cm, err := mount(m)

@@ -37,6 +37,9 @@ func run() error {
 	if err := mountRoot(root, w.Layers, w.Scratch); err != nil {
 		return fmt.Errorf("mount root filesystem: %w", err)
 	}
+	if err := premount(root, w); err != nil {
+		return fmt.Errorf("prepare root filesystem: %w", err)
+	}
 	if w.TerminationMessagePath != "" {
 		if err := touch(rundir.Message); err != nil {
 			return fmt.Errorf("make termination message: %w", err)
