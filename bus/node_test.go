@@ -134,6 +134,43 @@ func TestNodeHearsItsOwnAndNothingElse(t *testing.T) {
 	}
 }
 
+func TestManyRecordsComeInOrder(t *testing.T) {
+	s := startTestServer(t, t.TempDir())
+	c := openTest(t, s)
+	const records = 10_000
+	var mu sync.Mutex
+	var revisions []uint64
+	connectTestNode(t, s, "n1", NodeHandlers{Desired: func(r schemas.PodRecord) {
+		mu.Lock()
+		defer mu.Unlock()
+		revisions = append(revisions, r.Revision)
+	}})
+	var writes []FeedWrite
+	for i := range records {
+		key, r := podRecord(c, "n1", fmt.Sprint("p", i), uint64(i+1))
+		writes = append(writes, FeedWrite{Node: "n1", Key: key, Body: encode(t, r)})
+	}
+	if err := c.PutAll(testContext(t), writes); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "all have come", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(revisions) == records
+	})
+	for i, r := range revisions {
+		if r != uint64(i+1) {
+			t.Fatalf("record %d came in place %d", r, i+1)
+		}
+	}
+	if err := c.ClearFeeds(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.lastMessage(testContext(t), "KV_desired", schemas.KVSubject("desired", writes[0].Key)); !errors.Is(err, ErrNotFound) {
+		t.Errorf("cleared bucket: %v, want ErrNotFound", err)
+	}
+}
+
 func TestNodeRefusesWhatIsNotSigned(t *testing.T) {
 	s := startTestServer(t, t.TempDir())
 	c := openTest(t, s)

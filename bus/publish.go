@@ -62,7 +62,8 @@ func (c *Conn) PutAll(ctx context.Context, writes []FeedWrite) error {
 		if err != nil {
 			return err
 		}
-		ack, err := c.js.PublishMsgAsync(m)
+		// Too many at once wait for acknowledgements of the first.
+		ack, err := c.js.PublishMsgAsync(m, jetstream.WithStallWait(apiTimeout))
 		if err != nil {
 			return fmt.Errorf("tell nodes %s: %w", w.Key, err)
 		}
