@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -34,10 +33,6 @@ type Options struct {
 	AgentFlags   []string
 	ControlFlags []string
 	LogLevel     string
-	// Foreground ties the daemons to this process: they are told to end when it dies.
-	Foreground bool
-	// Out is where progress and, with Foreground, the daemons' logs go; nil for nowhere.
-	Out io.Writer
 }
 
 func (o *Options) defaults() {
@@ -51,9 +46,6 @@ func (o *Options) defaults() {
 	set(&o.Node, "local")
 	set(&o.Listen, "127.0.0.1:4222")
 	set(&o.LogLevel, "info")
-	if o.Out == nil {
-		o.Out = io.Discard
-	}
 }
 
 // Cluster is a cluster on this machine, running or not: what it knows stands

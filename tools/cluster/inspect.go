@@ -41,9 +41,12 @@ func eachProcess(fn func(pid int, cgroups string)) error {
 		if err != nil {
 			continue
 		}
+		if _, err := startTime(pid); err != nil {
+			continue // it ended, whether or not its parent has noticed
+		}
 		data, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cgroup"))
 		if err != nil {
-			continue // it ended meanwhile
+			continue
 		}
 		fn(pid, string(data))
 	}
