@@ -267,6 +267,34 @@ func TestEventsHaveRevisionsOfTheirOwn(t *testing.T) {
 	}
 }
 
+// Events go by themselves, from the bucket and from the view.
+func TestEventsExpire(t *testing.T) {
+	srv := startTestServer(t, t.TempDir())
+	c := openTest(t, srv)
+	s := openTestStore(t, c, nil)
+	for _, cfg := range streamConfigs(c.names, 1) {
+		if cfg.Name == "KV_"+c.names.EventsBucket() {
+			cfg.MaxAge, cfg.Duplicates = time.Second, time.Second
+			if err := c.ensureStream(testContext(t), cfg); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	event := mustCreate(t, s, &corev1.Event{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web.1"}})
+	rev, err := strconv.ParseUint(event.GetResourceVersion(), 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changes, reached, err := s.ChangesSince(testContext(t), schemas.Events, rev, 10)
+	if err != nil || len(changes) != 1 || changes[0].New != nil || reached != rev+1 {
+		t.Errorf("changes %+v at %d, %v, want a deletion at %d", changes, reached, err, rev+1)
+	}
+	if left := s.View().List(schemas.Events, ""); len(left) != 0 {
+		t.Errorf("left over: %v", names(left))
+	}
+	mustCreate(t, s, &corev1.Event{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web.1"}})
+}
+
 func TestChangesSince(t *testing.T) {
 	s := newTestStore(t, nil)
 	ctx := testContext(t)
