@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -22,6 +23,11 @@ const workers = 4
 // since each waits for a disk, but not so many that one large set of pods
 // shuts all others out.
 const inFlight = 32
+
+// statusEvery is the least time between two writes of one key's status. Where
+// a hundred pods become ready one by one, people need not be told a hundred
+// times; the first change is told at once, and the last one always is.
+const statusEvery = 50 * time.Millisecond
 
 // How long a key waits after its n-th failure in a row: base << n, at most limit.
 const (
@@ -54,7 +60,9 @@ type runner struct {
 	Controller
 	queue    *queue
 	mu       sync.Mutex
-	failures map[string]int // in a row, by key
+	failures map[string]int       // in a row, by key
+	told     map[string]time.Time // the last writes of statuses, by key
+	owed     map[string]bool      // keys whose status was held back
 }
 
 // Option changes an Engine at its making.
@@ -82,7 +90,7 @@ func New(store bus.Store, log zerolog.Logger, controllers []Controller, options 
 		if err := e.claims.Register(c.Name, c.Writes...); err != nil {
 			errs = append(errs, err)
 		}
-		e.runners = append(e.runners, &runner{Controller: c, queue: newQueue(), failures: map[string]int{}})
+		e.runners = append(e.runners, &runner{Controller: c, queue: newQueue(), failures: map[string]int{}, told: map[string]time.Time{}, owed: map[string]bool{}})
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("start controllers: %w", err)
@@ -132,7 +140,7 @@ func (e *Engine) Quiet() bool {
 	if e.dispatching.Load() > 0 {
 		return false
 	}
-	return !slices.ContainsFunc(e.runners, func(r *runner) bool { return !r.queue.idle() || r.failing() })
+	return !slices.ContainsFunc(e.runners, func(r *runner) bool { return !r.queue.idle() || r.busy() })
 }
 
 // Stats counts the passes made and the writes done since the start.
@@ -184,7 +192,8 @@ func (e *Engine) work(ctx context.Context, r *runner) error {
 
 func (e *Engine) pass(ctx context.Context, r *runner, key string) {
 	defer r.queue.done(key)
-	result, err := Pass(ctx, e.store, e.claims, r.Controller, key, e.now(), inFlight)
+	hold := r.holdStatus(key)
+	result, err := Pass(ctx, e.store, e.claims, r.Controller, key, e.now(), inFlight, hold > 0)
 	e.passes.Add(1)
 	e.writes.Add(uint64(len(result.Done)))
 	for _, w := range result.Done {
@@ -199,9 +208,14 @@ func (e *Engine) pass(ctx context.Context, r *runner, key string) {
 		e.failed(r, key, err)
 		return
 	}
-	r.succeeded(key)
-	if result.Again {
+	r.succeeded(key, result.Again)
+	switch {
+	case result.Again && hold > 0:
+		r.queue.addAfter(key, hold)
+	case result.Again:
 		r.queue.add(key)
+	case slices.ContainsFunc(result.Done, func(w Write) bool { return w.Op == OpStatus }):
+		r.toldStatus(key)
 	}
 	if result.RequeueAfter > 0 {
 		r.queue.addAfter(key, result.RequeueAfter)
@@ -223,16 +237,42 @@ func (e *Engine) failed(r *runner, key string, err error) {
 	e.log.Warn().Str("controller", r.Name).Str("key", key).Err(err).Dur("retryAfter", wait).Msg("pass failed")
 }
 
-func (r *runner) succeeded(key string) {
+func (r *runner) succeeded(key string, owed bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.failures, key)
+	if owed {
+		r.owed[key] = true
+	} else {
+		delete(r.owed, key)
+	}
 }
 
-func (r *runner) failing() bool {
+// holdStatus is how long a key's status must wait; zero or less is not at all.
+func (r *runner) holdStatus(key string) time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return len(r.failures) > 0
+	last, ok := r.told[key]
+	if !ok {
+		return 0
+	}
+	return statusEvery - time.Since(last)
+}
+
+func (r *runner) toldStatus(key string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.told) > 1000 {
+		maps.DeleteFunc(r.told, func(_ string, at time.Time) bool { return time.Since(at) > statusEvery })
+	}
+	r.told[key] = time.Now()
+}
+
+// busy says that keys come back which have something to write.
+func (r *runner) busy() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.failures) > 0 || len(r.owed) > 0
 }
 
 func backOff(n int, base, limit time.Duration) time.Duration {

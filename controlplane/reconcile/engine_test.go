@@ -257,7 +257,7 @@ func TestWriteThatNobodyClaimedIsRefused(t *testing.T) {
 	if err := claims.Register(c.Name, c.Writes...); err != nil {
 		t.Fatal(err)
 	}
-	_, err := reconcile.Pass(t.Context(), store, claims, c, "default/a", time.Now(), 1)
+	_, err := reconcile.Pass(t.Context(), store, claims, c, "default/a", time.Now(), 1, false)
 	if err == nil || !strings.Contains(err.Error(), "has not claimed it") || len(store.View().List(schemas.Pods, "")) > 0 {
 		t.Errorf("error %v", err)
 	}
@@ -336,7 +336,7 @@ func TestStatusWaitsForDeedsButNotForErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	pass := func() (reconcile.Result, error) {
-		return reconcile.Pass(t.Context(), store, claims, c, "", time.Now(), 1)
+		return reconcile.Pass(t.Context(), store, claims, c, "", time.Now(), 1, false)
 	}
 	store.Fault = func(n int) reconciletest.Fault { // 1 was the Service
 		if n == 2 {
@@ -367,5 +367,39 @@ func TestDerivedNamesAreLabels(t *testing.T) {
 	}
 	if a, b := reconcile.Hash(5, "a", "b"), reconcile.Hash(5, "ab"); a == b || len(a) != 5 {
 		t.Errorf("hashes %q and %q", a, b)
+	}
+}
+
+func TestStatusIsToldAtOnceThenSeldomAndAtLast(t *testing.T) {
+	store := reconciletest.NewStore()
+	create(t, store, service("a"))
+	c := reconcile.Controller{
+		Name: "c", Reads: []string{schemas.Services, schemas.Pods}, Writes: []string{"services/status"},
+		Wakes: func(bus.Change, bus.View) []string { return []string{"a"} },
+		Reconcile: func(_ string, v bus.View, _ time.Time) reconcile.Outcome {
+			var out reconcile.Outcome
+			s := v.Get(schemas.Services, "default", "a").(*corev1.Service)
+			next := s.DeepCopy()
+			next.Status.Conditions = []metav1.Condition{{Type: fmt.Sprint(len(v.List(schemas.Pods, "")))}}
+			out.Keep(s, next)
+			return out
+		},
+	}
+	e := engine(t, store, []reconcile.Controller{c})
+	run(t, e)
+	seen := func() string {
+		s := store.View().Get(schemas.Services, "default", "a").(*corev1.Service)
+		if len(s.Status.Conditions) == 0 {
+			return ""
+		}
+		return s.Status.Conditions[0].Type
+	}
+	eventually(t, "the first status", func() bool { return seen() == "0" })
+	for i := range 300 {
+		create(t, store, pod("default", fmt.Sprintf("p%d", i)))
+	}
+	eventually(t, "the last status", func() bool { return seen() == "300" && e.Quiet() })
+	if _, writes := e.Stats(); writes > 100 {
+		t.Errorf("%d writes of one status", writes)
 	}
 }

@@ -20,7 +20,7 @@ type Result struct {
 	Done []Write
 	// Events are the outcome's events that became true.
 	Events []Event
-	// Again says that more is to be written which was left for the next pass.
+	// Again says that a status is to be written which was left for the next pass.
 	Again bool
 	// RequeueAfter is the outcome's.
 	RequeueAfter time.Duration
@@ -29,9 +29,10 @@ type Result struct {
 // Pass reconciles one key once. Statuses are written only when nothing else
 // is left to write: what the pass itself does makes them old at once, and a
 // status that waits for the next pass saves a write to disk. After an error
-// they are written nonetheless, or a fault that lasts would hide them. At most
-// inFlight writes are on the way at a time.
-func Pass(ctx context.Context, store bus.Store, claims *Claims, c Controller, key string, now time.Time, inFlight int) (Result, error) {
+// they are written nonetheless, or a fault that lasts would hide them. With
+// holdStatus they are always left. At most inFlight writes are on the way at a
+// time.
+func Pass(ctx context.Context, store bus.Store, claims *Claims, c Controller, key string, now time.Time, inFlight int, holdStatus bool) (Result, error) {
 	out := c.Reconcile(key, store.View(), now)
 	writes := Diff(out, now)
 	if err := permitted(claims, c.Name, writes); err != nil {
@@ -56,9 +57,11 @@ func Pass(ctx context.Context, store bus.Store, claims *Claims, c Controller, ke
 		done, err = execute(ctx, store, removals, inFlight)
 		r.Done = append(r.Done, done...)
 	}
-	if len(r.Done) > 0 && err == nil && len(statuses) > 0 {
+	switch {
+	case len(statuses) == 0:
+	case err == nil && (holdStatus || len(r.Done) > 0):
 		r.Again = true
-	} else {
+	default:
 		var statusErr error
 		done, statusErr = execute(ctx, store, statuses, inFlight)
 		r.Done = append(r.Done, done...)

@@ -125,7 +125,7 @@ func (w *World) Step() (bool, error) {
 	w.waiting = slices.Delete(w.waiting, i, i+1)
 	c := w.controllers[next.controller]
 	w.InPass = true
-	result, err := reconcile.Pass(context.Background(), w.Store, w.claims, c, next.key, w.clock, 1)
+	result, err := reconcile.Pass(context.Background(), w.Store, w.claims, c, next.key, w.clock, 1, false)
 	w.InPass = false
 	w.Events = append(w.Events, result.Events...)
 	switch {
