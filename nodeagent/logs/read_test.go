@@ -91,7 +91,9 @@ func TestTailAndSince(t *testing.T) {
 	s := &source{dir: t.TempDir()}
 	whole := text(1000)
 	s.write(t, 0, whole)
-	from := func(n int) string { return whole[strings.Index(whole, " stdout F line "+fmt.Sprint(n)+"\n")-len("2026-01-01T00:00:00Z"):] }
+	from := func(n int) string {
+		return whole[strings.Index(whole, " stdout F line "+fmt.Sprint(n)+"\n")-len("2026-01-01T00:00:00Z"):]
+	}
 	for _, tt := range []struct {
 		desc string
 		req  schemas.LogRequest
