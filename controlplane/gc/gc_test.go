@@ -24,7 +24,7 @@ func tell(t *testing.T) story {
 }
 
 func (s story) put(o schemas.Object) schemas.Object {
-	s.T.Helper()
+	s.Helper()
 	stored, err := s.Put(o)
 	if err != nil {
 		s.Fatal(err)
@@ -33,7 +33,7 @@ func (s story) put(o schemas.Object) schemas.Object {
 }
 
 func (s story) settle() {
-	s.T.Helper()
+	s.Helper()
 	if err := s.Settle(); err != nil {
 		s.Fatal(err)
 	}
@@ -41,7 +41,7 @@ func (s story) settle() {
 
 // remove is what admission does with a delete.
 func (s story) remove(o schemas.Object, policy metav1.DeletionPropagation) {
-	s.T.Helper()
+	s.Helper()
 	marked, remove := lifecycle.MarkDeleted(o, metav1.DeleteOptions{PropagationPolicy: &policy}, s.Clock())
 	var err error
 	if remove {
@@ -71,7 +71,7 @@ func (s story) left() []string {
 }
 
 func (s story) want(what string, want ...string) {
-	s.T.Helper()
+	s.Helper()
 	if diff := cmp.Diff(want, s.left()); diff != "" {
 		s.Fatalf("%s (-want +got):\n%s", what, diff)
 	}

@@ -38,7 +38,7 @@ func tell(t *testing.T, size int32) *story {
 }
 
 func (s *story) put(o schemas.Object) schemas.Object {
-	s.T.Helper()
+	s.Helper()
 	stored, err := s.Put(o)
 	if err != nil {
 		s.Fatal(err)
@@ -47,14 +47,14 @@ func (s *story) put(o schemas.Object) schemas.Object {
 }
 
 func (s *story) live() {
-	s.T.Helper()
+	s.Helper()
 	if err := s.nodes.Live(s.World); err != nil {
 		s.Fatal(err)
 	}
 }
 
 func (s *story) rest() {
-	s.T.Helper()
+	s.Helper()
 	if err := s.Settle(); err != nil {
 		s.Fatal(err)
 	}
@@ -90,7 +90,7 @@ func (s *story) active() []string {
 }
 
 func (s *story) want(what string, got, want any) {
-	s.T.Helper()
+	s.Helper()
 	if diff := cmp.Diff(want, got); diff != "" {
 		s.Fatalf("%s (-want +got):\n%s", what, diff)
 	}
