@@ -1,0 +1,165 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"gantry.dev/bus"
+	"gantry.dev/schemas"
+)
+
+// localCredentials is where a control plane on this machine leaves those of
+// its administrator.
+const localCredentials = "/var/lib/gantry/controlplane/credentials/admin.json"
+
+const connectTimeout = 5 * time.Second
+
+// credentialsFile finds the file to use: the first that is named, or exists.
+func (a *app) credentialsFile() (string, error) {
+	if a.credentials != "" {
+		return a.credentials, nil
+	}
+	if file := os.Getenv("GANTRY_CREDENTIALS"); file != "" {
+		return file, nil
+	}
+	var tried []string
+	if dir, err := os.UserConfigDir(); err == nil {
+		tried = append(tried, filepath.Join(dir, "gantry", "credentials.json"))
+	}
+	tried = append(tried, localCredentials)
+	for _, file := range tried {
+		_, err := os.Stat(file)
+		if err == nil {
+			return file, nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return "", fmt.Errorf("cannot use the credentials %s: %w", file, err)
+		}
+	}
+	return "", fmt.Errorf("no credentials: neither --credentials nor $GANTRY_CREDENTIALS names a file, and there is none at %s; is a control plane running on this machine?",
+		strings.Join(tried, " or "))
+}
+
+// connect connects once; later calls return at once.
+func (a *app) connect(ctx context.Context) error {
+	if a.conn != nil {
+		return nil
+	}
+	file, err := a.credentialsFile()
+	if err != nil {
+		return err
+	}
+	creds, err := bus.ReadUserCredentials(file)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	if a.conn, err = bus.ConnectUser(ctx, creds); err != nil {
+		return fmt.Errorf("the connection to the server %s was refused - is the control plane running? (credentials: %s): %w",
+			strings.Join(creds.URLs, ", "), file, err)
+	}
+	return nil
+}
+
+func (a *app) request(ctx context.Context, verb, resource, namespace, name string, body []byte) (bus.Reply, error) {
+	if err := a.connect(ctx); err != nil {
+		return bus.Reply{}, err
+	}
+	if a.timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, a.timeout)
+		defer cancel()
+	}
+	reply, err := a.conn.Request(ctx, verb, resource, namespace, name, body)
+	if err == nil {
+		for _, w := range reply.Header[schemas.HeaderWarning] {
+			fmt.Fprintf(a.err, "Warning: %s\n", w)
+		}
+	}
+	return reply, err
+}
+
+// list returns the raw objects of a kind and the revision to watch from.
+func (a *app) list(ctx context.Context, k schemas.Kind, namespace string, opts metav1.ListOptions) (bus.RawList, error) {
+	if err := a.connect(ctx); err != nil {
+		return bus.RawList{}, err
+	}
+	return a.conn.List(ctx, k.Resource, namespace, opts)
+}
+
+// decode reads an object of a kind as the server wrote it.
+func decode(k schemas.Kind, raw []byte) (schemas.Object, error) {
+	o := k.New()
+	if err := json.Unmarshal(raw, o); err != nil {
+		return nil, fmt.Errorf("read %s from the server: %w", k.Singular, err)
+	}
+	return o, nil
+}
+
+// objects lists and decodes.
+func (a *app) objects(ctx context.Context, k schemas.Kind, namespace string, opts metav1.ListOptions) ([]schemas.Object, string, error) {
+	list, err := a.list(ctx, k, namespace, opts)
+	if err != nil {
+		return nil, "", err
+	}
+	out := make([]schemas.Object, 0, len(list.Items))
+	for _, raw := range list.Items {
+		o, err := decode(k, raw)
+		if err != nil {
+			return nil, "", err
+		}
+		out = append(out, o)
+	}
+	return out, list.ResourceVersion, nil
+}
+
+func (a *app) get(ctx context.Context, k schemas.Kind, namespace, name string) (schemas.Object, error) {
+	reply, err := a.request(ctx, schemas.VerbGet, k.Resource, namespace, name, nil)
+	if err != nil {
+		return nil, err
+	}
+	return decode(k, reply.Body)
+}
+
+// refused marks an API error with what was being done.
+type refused struct {
+	doing string // "error when applying \"web.yaml\"", may be empty
+	err   error
+}
+
+func (r refused) Error() string { return describeError(r) }
+func (r refused) Unwrap() error { return r.err }
+
+// describeError words an error as kubectl does.
+func describeError(err error) string {
+	doing := ""
+	var r refused
+	if errors.As(err, &r) && r.doing != "" {
+		doing = r.doing + ": "
+		err = r.err
+	}
+	var status apierrors.APIStatus
+	switch {
+	case errors.As(err, &status):
+		s := status.Status()
+		reason := string(s.Reason)
+		if reason == "" || s.Reason == metav1.StatusReasonUnknown {
+			return fmt.Sprintf("Error from server: %s%s", doing, s.Message)
+		}
+		return fmt.Sprintf("Error from server (%s): %s%s", reason, doing, s.Message)
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Sprintf("error: %sthe server did not answer in time: %v", doing, err)
+	}
+	return fmt.Sprintf("error: %s%v", doing, err)
+}

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+
+	"gantry.dev/schemas"
+)
+
+func (a *app) eventsCommand() *cobra.Command {
+	var about, output string
+	var types []string
+	var watching, noHeaders bool
+	c := &cobra.Command{
+		Use:   "events [--for KIND/NAME]",
+		Short: "Show what happened, the latest last",
+		Example: `  gantry events --for pod/web-1
+  gantry events -A --types=Warning`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o := getOptions{output: output, noHeaders: noHeaders, watch: watching}
+			var err error
+			if o.fieldSelector, err = eventSelector(about, types); err != nil {
+				return err
+			}
+			return a.runGet(cmd.Context(), o, []string{schemas.Events})
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&about, "for", "", "only about one object, such as pod/web-1")
+	f.StringSliceVar(&types, "types", nil, "only Normal, or only Warning")
+	f.StringVarP(&output, "output", "o", "", "wide, yaml, json, name or jsonpath=TEMPLATE")
+	f.BoolVarP(&watching, "watch", "w", false, "go on with what happens")
+	f.BoolVar(&noHeaders, "no-headers", false, "no line with the columns' names")
+	a.allNamespacesFlag(c)
+	return c
+}
+
+func eventSelector(about string, types []string) (string, error) {
+	var parts []string
+	if about != "" {
+		pairs, err := parsePairs([]string{about})
+		if err != nil {
+			return "", fmt.Errorf("--for must be in resource/name form: %w", err)
+		}
+		parts = append(parts, "involvedObject.kind="+pairs[0].kind.GVK.Kind, "involvedObject.name="+pairs[0].name)
+	}
+	switch {
+	case len(types) > 1:
+		return "", fmt.Errorf("--types takes one of Normal and Warning")
+	case len(types) == 1:
+		t := strings.ToUpper(types[0][:1]) + strings.ToLower(types[0][1:])
+		if t != corev1.EventTypeNormal && t != corev1.EventTypeWarning {
+			return "", fmt.Errorf("valid --types are Normal or Warning, not %q", types[0])
+		}
+		parts = append(parts, "type="+t)
+	}
+	return strings.Join(parts, ","), nil
+}
+
+// sortEvents puts the latest last.
+func sortEvents(objects []schemas.Object) {
+	last := func(o schemas.Object) time.Time {
+		e, ok := o.(*corev1.Event)
+		if !ok {
+			return time.Time{}
+		}
+		t, _, _ := eventTimes(e)
+		return t
+	}
+	slices.SortStableFunc(objects, func(x, y schemas.Object) int { return last(x).Compare(last(y)) })
+}
+
+// eventsAbout returns the events of an object, the latest last.
+func (a *app) eventsAbout(ctx context.Context, k schemas.Kind, o schemas.Object) ([]*corev1.Event, error) {
+	eventKind, err := kindOf(schemas.Events)
+	if err != nil {
+		return nil, err
+	}
+	get := getOptions{fieldSelector: fmt.Sprintf("involvedObject.kind=%s,involvedObject.name=%s", k.GVK.Kind, o.GetName())}
+	objects, _, err := a.objects(ctx, eventKind, o.GetNamespace(), get.listOptions(""))
+	if err != nil {
+		return nil, err
+	}
+	sortEvents(objects)
+	var out []*corev1.Event
+	for _, obj := range objects {
+		// An earlier object of the same name is another one.
+		if e, ok := obj.(*corev1.Event); ok && (e.InvolvedObject.UID == "" || e.InvolvedObject.UID == o.GetUID()) {
+			out = append(out, e)
+		}
+	}
+	return out, nil
+}

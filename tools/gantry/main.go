@@ -1,0 +1,108 @@
+// Command gantry drives a cluster from the command line: a client of the bus
+// like any other. Flags, output and exit codes are those that users of kubectl
+// know.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"gantry.dev/bus"
+	"gantry.dev/schemas"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// app is one call of the program.
+type app struct {
+	in       io.Reader
+	out, err io.Writer
+
+	credentials   string
+	namespace     string
+	allNamespaces bool
+	timeout       time.Duration
+
+	conn   *bus.UserConn
+	failed bool // something was reported already
+}
+
+// errReported ends the program with code 1 without another word.
+var errReported = errors.New("reported")
+
+func run(ctx context.Context, args []string, in io.Reader, out, stderr io.Writer) int {
+	a := &app{in: in, out: out, err: stderr}
+	root := a.command()
+	root.SetArgs(args)
+	root.SetIn(in)
+	root.SetOut(out)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if a.conn != nil {
+		a.conn.Close()
+	}
+	switch {
+	case err == nil && !a.failed:
+		return 0
+	case err == nil, errors.Is(err, errReported):
+		return 1
+	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+		return 130 // interrupted
+	}
+	a.report(err)
+	return 1
+}
+
+// report writes what went wrong; the program goes on and ends with code 1.
+func (a *app) report(err error) {
+	a.failed = true
+	fmt.Fprintln(a.err, describeError(err))
+}
+
+func (a *app) command() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "gantry",
+		Short:         "gantry drives a Gantry cluster",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	p := root.PersistentFlags()
+	p.StringVar(&a.credentials, "credentials", "", "file with the credentials of a user (default: $GANTRY_CREDENTIALS, then ~/.config/gantry/credentials.json, then those of the control plane on this machine)")
+	p.StringVarP(&a.namespace, "namespace", "n", "default", "namespace of the request")
+	p.DurationVar(&a.timeout, "request-timeout", 0, "how long one request may take; 0 for the default of 35s")
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return fmt.Errorf("%w\nSee '%s --help' for usage.", err, c.CommandPath()) //nolint:staticcheck // read by people
+	})
+	root.AddCommand(
+		a.applyCommand(), a.createCommand(), a.getCommand(), a.describeCommand(), a.deleteCommand(), a.logsCommand(),
+		a.scaleCommand(), a.eventsCommand(), a.imageCommand(), a.waitCommand(), a.rolloutCommand(), a.kindsCommand(), a.versionCommand(),
+	)
+	return root
+}
+
+// allNamespacesFlag adds -A.
+func (a *app) allNamespacesFlag(c *cobra.Command) {
+	c.Flags().BoolVarP(&a.allNamespaces, "all-namespaces", "A", false, "objects of all namespaces")
+}
+
+// scope is the namespace in which objects of a kind are looked for: empty for
+// all, and for kinds that have none.
+func (a *app) scope(k schemas.Kind) string {
+	if !k.Namespaced || a.allNamespaces {
+		return ""
+	}
+	return a.namespace
+}
