@@ -49,6 +49,7 @@ func (r *Runtime) order(p *pod, c Container) error {
 		Container:   c,
 		Cgroup:      filepath.Join("/", r.opt.CgroupRoot, podCgroup(c.PodUID), name),
 		Scratch:     filepath.Join(r.scratchDir(c.PodUID), name),
+		Cache:       r.cacheDir(),
 		HostNetwork: p.sandbox.HostNetwork,
 	}
 	if r.oom.refuses(c.OOMScoreAdj) {

@@ -75,6 +75,9 @@ func Open(ctx context.Context, opt Options) (_ *Runtime, err error) {
 	if r.lock, err = lockRetry(ctx, filepath.Join(opt.RunDir, "agent.lock")); err != nil {
 		return nil, fmt.Errorf("take over %s (is another agent running?): %w", opt.RunDir, err)
 	}
+	if err := os.MkdirAll(r.cacheDir(), 0o700); err != nil {
+		return nil, fmt.Errorf("make directory: %w", err)
+	}
 	r.oom = ownOOMLimit()
 	if r.spawn, err = newSpawner(r.cg); err != nil {
 		return nil, err
@@ -181,6 +184,8 @@ func (r *Runtime) LogPath(s Sandbox, name string, attempt int) string {
 }
 
 func (r *Runtime) wakePath() string { return filepath.Join(r.opt.RunDir, "wake") }
+
+func (r *Runtime) cacheDir() string { return filepath.Join(r.opt.RunDir, "cache") }
 
 func (r *Runtime) podDir(uid types.UID) string {
 	return filepath.Join(r.opt.RunDir, "pods", string(uid))

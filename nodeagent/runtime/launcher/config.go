@@ -78,11 +78,6 @@ func configure(root string, w want.Run) (*configs.Config, error) {
 	for _, d := range specconv.AllowedDevices {
 		c.Cgroups.Devices = append(c.Cgroups.Devices, &d.Rule)
 	}
-	if w.Seccomp != "Unconfined" {
-		if c.Seccomp, err = filter(caps); err != nil {
-			return nil, fmt.Errorf("make seccomp filter: %w", err)
-		}
-	}
 	return c, nil
 }
 

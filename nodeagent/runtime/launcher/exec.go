@@ -60,7 +60,12 @@ func join(dir string, o want.Exec) (want.ExecResult, error) {
 	if err != nil {
 		return out, err
 	}
-	c, err := libcontainer.Load(filepath.Join(dir, rundir.State), rundir.ContainerID)
+	state, err := confinedState(dir, w)
+	if err != nil {
+		return out, fmt.Errorf("prepare state: %w", err)
+	}
+	defer func() { _ = os.RemoveAll(state) }()
+	c, err := libcontainer.Load(state, rundir.ContainerID)
 	if err != nil {
 		return out, err
 	}
@@ -83,7 +88,7 @@ func join(dir string, o want.Exec) (want.ExecResult, error) {
 	if o.Timeout > 0 {
 		timer = time.AfterFunc(time.Duration(o.Timeout), func() { _ = p.Signal(os.Kill) })
 	}
-	state, err := p.Wait()
+	end, err := p.Wait()
 	if timer != nil && !timer.Stop() {
 		out.TimedOut = true
 	}
@@ -91,7 +96,7 @@ func join(dir string, o want.Exec) (want.ExecResult, error) {
 	if err != nil && !errors.As(err, &ended) {
 		return out, err
 	}
-	ws := state.Sys().(syscall.WaitStatus)
+	ws := end.Sys().(syscall.WaitStatus)
 	out.ExitCode = ws.ExitStatus()
 	if ws.Signaled() {
 		out.ExitCode = 128 + int(ws.Signal())
@@ -116,4 +121,48 @@ func enterPod(pid int) error {
 		}
 	}
 	return nil
+}
+
+// confinedState is a copy of the container's state for libcontainer in which the
+// seccomp filter is mentioned: the container got its own behind libcontainer's
+// back, and commands that join it are to be confined just as much.
+func confinedState(dir string, w want.Run) (string, error) {
+	b, err := os.ReadFile(filepath.Join(dir, rundir.State, rundir.ContainerID, "state.json"))
+	if err != nil {
+		return "", err
+	}
+	if wantsFilter(w.Privileged, w.Seccomp) {
+		var state, config map[string]json.RawMessage
+		if err := json.Unmarshal(b, &state); err != nil {
+			return "", err
+		}
+		if err := json.Unmarshal(state["config"], &config); err != nil {
+			return "", err
+		}
+		caps, err := capSet(w)
+		if err != nil {
+			return "", err
+		}
+		rules, err := filter(caps)
+		if err != nil {
+			return "", err
+		}
+		if config["seccomp"], err = json.Marshal(rules); err != nil {
+			return "", err
+		}
+		if state["config"], err = json.Marshal(config); err != nil {
+			return "", err
+		}
+		if b, err = json.Marshal(state); err != nil {
+			return "", err
+		}
+	}
+	tmp, err := os.MkdirTemp(dir, "exec-")
+	if err != nil {
+		return "", err
+	}
+	if err := os.Mkdir(filepath.Join(tmp, rundir.ContainerID), 0o700); err != nil {
+		return tmp, err
+	}
+	return tmp, os.WriteFile(filepath.Join(tmp, rundir.ContainerID, "state.json"), b, 0o600)
 }

@@ -25,6 +25,7 @@ import (
 
 func init() {
 	if len(os.Args) > 1 && os.Args[1] == "init" {
+		guard()
 		libcontainer.Init() // does not return
 	}
 }

@@ -57,6 +57,18 @@ func run() error {
 	if err != nil {
 		return err
 	}
+	var guarded *os.File
+	var rules []byte
+	if wantsFilter(w.Privileged, w.Seccomp) {
+		if rules, err = program(w.Cache, config.Capabilities.Bounding); err != nil {
+			return fmt.Errorf("make seccomp filter: %w", err)
+		}
+		var theirs *os.File
+		if guarded, theirs, err = filterSocket(); err != nil {
+			return fmt.Errorf("make seccomp filter: %w", err)
+		}
+		p.ExtraFiles = []*os.File{theirs}
+	}
 	c, err := libcontainer.Create(filepath.Join(dir, rundir.State), rundir.ContainerID, config)
 	if err != nil {
 		return fmt.Errorf("create container: %w", err)
@@ -64,6 +76,13 @@ func run() error {
 	p.Init = true
 	if err := c.Start(p); err != nil {
 		return err
+	}
+	if guarded != nil {
+		_ = p.ExtraFiles[0].Close() // so that the death of the other end is seen
+		if err := confine(guarded, rules); err != nil {
+			_ = p.Signal(os.Kill)
+			return fmt.Errorf("confine process: %w", err)
+		}
 	}
 	// Written before the command runs: whoever sees the command's work can find
 	// its process. If this process dies in between, the shim kills what waits.

@@ -70,6 +70,8 @@ type Run struct {
 	Cgroup string `json:"cgroup"`
 	// Scratch is a directory on disk for the writable layer; made by the launcher.
 	Scratch string `json:"scratch"`
+	// Cache is a directory in which the launcher keeps what is costly to make.
+	Cache string `json:"cache"`
 	// HostNetwork tells that the pod has no network namespace of its own, so
 	// that /sys has to stay what the host's is.
 	HostNetwork bool `json:"hostNetwork,omitempty"`
