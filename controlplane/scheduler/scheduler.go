@@ -53,6 +53,7 @@ type Scheduler struct {
 	queue    *queue
 	restate  *time.Timer // runs while changes of nodes gather
 	flying   int         // writes on their way
+	decided  int         // decisions made, each of which looks at nodes
 }
 
 // New makes a scheduler over a store; nothing happens before Run.
@@ -248,6 +249,7 @@ func (s *Scheduler) decideNext() func(context.Context) {
 			}
 			continue
 		}
+		s.decided++
 		node, reasons := Decide(s.snapshot, w.pod)
 		if node == "" {
 			why := reasons.String()
