@@ -90,7 +90,7 @@ func command() *cobra.Command {
 				return fmt.Errorf("read credentials: %s is for node %q, not %q", o.credentials, creds.Node, o.node)
 			}
 			if !cmd.Flags().Changed("node") {
-				o.rename(creds.Node)
+				o.node = creds.Node
 			}
 			return run(cmd.Context(), o, creds, log)
 		},
@@ -140,9 +140,6 @@ func (o *options) complete() (zerolog.Logger, error) {
 	}
 	return log.Level(level).With().Timestamp().Logger(), nil
 }
-
-// rename takes the node's name from its credentials.
-func (o *options) rename(name string) { o.node = name }
 
 func (o *options) state() string { return or(o.stateDir, filepath.Join("/var/lib/gantry", o.node)) }
 func (o *options) run() string   { return or(o.runDir, filepath.Join("/run/gantry", o.node)) }

@@ -90,7 +90,7 @@ func (s *sink) Pod(r schemas.PodRecord) {
 		return
 	}
 	old, known := s.known[r.UID]
-	orphan, isOrphan := s.orphans[r.UID]
+	_, isOrphan := s.orphans[r.UID]
 	switch {
 	case old.removed, known && !r.Removed && r.Revision <= old.revision:
 		return
@@ -112,7 +112,6 @@ func (s *sink) Pod(r schemas.PodRecord) {
 		// what is not on disk comes again with the next start.
 		s.log.Error().Err(err).Str("pod", r.Namespace+"/"+r.Name).Msg("cannot keep the pod's record")
 	}
-	_ = orphan
 	delete(s.orphans, r.UID)
 	s.known[r.UID] = told{r.Revision, r.Removed}
 	s.pods.Apply(desired(r), s.records[r.UID])

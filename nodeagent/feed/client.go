@@ -155,7 +155,7 @@ func (c *Client) Sync() {
 // until ctx ends or the control plane refuses the agent.
 func (c *Client) Run(ctx context.Context) error {
 	failures := 0
-	wait := defaultHeartbeat
+	var wait time.Duration
 	for {
 		beat, err := c.sync(ctx)
 		switch {

@@ -265,12 +265,12 @@ func since(f io.ReaderAt, size int64, t time.Time) (int64, error) {
 
 // lineAt finds the line that holds the byte at pos; it starts at low or later.
 func lineAt(f io.ReaderAt, pos, low int64) (int64, []byte, error) {
-	start, head, err := lineBefore(f, pos+1)
+	start, _, err := lineBefore(f, pos+1)
 	if err != nil {
 		return 0, nil, err
 	}
 	start = max(start, low)
-	head = make([]byte, lineHead)
+	head := make([]byte, lineHead)
 	n, err := f.ReadAt(head, start)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return 0, nil, err

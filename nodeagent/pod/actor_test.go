@@ -118,7 +118,7 @@ func (l *life) Forget(uid types.UID) error {
 type running struct {
 	*life
 	set     *Set
-	mu2     sync.Mutex
+	told    sync.Mutex
 	reports []Report
 	events  []string
 	dir     string
@@ -132,13 +132,13 @@ func agentOn(t *testing.T, w *world, d *disk, dir string, left int, after bool, 
 		Host:    Host{Node: "n1", IP: "192.0.2.7", PodDir: filepath.Join(dir, "pods"), LogDir: filepath.Join(dir, "logs")},
 		Runtime: r.life, Images: r.life, Network: r.life, Records: r.life,
 		Report: func(rep Report) {
-			r.mu2.Lock()
-			defer r.mu2.Unlock()
+			r.told.Lock()
+			defer r.told.Unlock()
 			r.reports = append(r.reports, rep)
 		},
 		Event: func(e schemas.PodEvent) {
-			r.mu2.Lock()
-			defer r.mu2.Unlock()
+			r.told.Lock()
+			defer r.told.Unlock()
 			r.events = append(r.events, e.Reason)
 		},
 		Log: zerolog.Nop(),
@@ -154,8 +154,8 @@ func agentOn(t *testing.T, w *world, d *disk, dir string, left int, after bool, 
 }
 
 func (r *running) last() Report {
-	r.mu2.Lock()
-	defer r.mu2.Unlock()
+	r.told.Lock()
+	defer r.told.Unlock()
 	if len(r.reports) == 0 {
 		return Report{}
 	}
@@ -179,9 +179,9 @@ func until(t *testing.T, w *world, what string, ok func() bool) {
 
 // stop ends an agent as a crash does: its context is gone, its pods are not.
 func (r *running) stop() {
-	r.life.mu.Lock()
+	r.mu.Lock()
 	r.dead = true
-	r.life.mu.Unlock()
+	r.mu.Unlock()
 	r.kill()
 	r.set.Wait()
 }
@@ -205,9 +205,9 @@ func story(t *testing.T, left int, after bool) (deeds int, w *world) {
 	alive := func(what string, ok func() bool) {
 		t.Helper()
 		until(t, w, what, func() bool {
-			agent.life.mu.Lock()
+			agent.mu.Lock()
 			dead := agent.dead
-			agent.life.mu.Unlock()
+			agent.mu.Unlock()
 			if dead {
 				deeds += agent.deeds
 				agent.set.Wait()
@@ -300,13 +300,13 @@ func TestHostPortTakenIsNamed(t *testing.T) {
 		Host:    Host{Node: "n1", IP: "192.0.2.7", PodDir: r.dir, LogDir: r.dir},
 		Runtime: r.life, Images: r.life, Network: r.life, Records: r.life,
 		Report: func(rep Report) {
-			r.mu2.Lock()
-			defer r.mu2.Unlock()
+			r.told.Lock()
+			defer r.told.Unlock()
 			r.reports = append(r.reports, rep)
 		},
 		Event: func(e schemas.PodEvent) {
-			r.mu2.Lock()
-			defer r.mu2.Unlock()
+			r.told.Lock()
+			defer r.told.Unlock()
 			r.events = append(r.events, e.Reason+": "+e.Message)
 		},
 		PortTaken: func(proto corev1.Protocol, port int32) bool {
@@ -327,9 +327,9 @@ func TestHostPortTakenIsNamed(t *testing.T) {
 		return len(cs) == 1 && cs[0].State.Waiting != nil && cs[0].State.Waiting.Message == message &&
 			cs[0].State.Waiting.Reason == ReasonCreateContainerError
 	})
-	r.mu2.Lock()
+	r.told.Lock()
 	events := fmt.Sprint(r.events)
-	r.mu2.Unlock()
+	r.told.Unlock()
 	if want := "FailedHostPort: " + message; events != "["+want+"]" {
 		t.Errorf("events %s, want %s", events, want)
 	}

@@ -104,10 +104,10 @@ func (s *Store) open(dir, clusterID, node string, l zerolog.Logger) (Loaded, err
 }
 
 func (l *Loaded) take(key string, value json.RawMessage, meta *Meta) error {
-	switch {
-	case key == keyMeta:
+	switch key {
+	case keyMeta:
 		return json.Unmarshal(value, meta)
-	case key == keyNetwork:
+	case keyNetwork:
 		return json.Unmarshal(value, &l.Network)
 	}
 	if uid, ok := strings.CutPrefix(key, keyPod); ok {
