@@ -251,7 +251,17 @@ func (r *ring) nodeIs(name string, status corev1.ConditionStatus) error {
 	return errors.New("no ready condition")
 }
 
-// pods are the names of the pods of a namespace that run and are ready.
+// untilLost lets time pass until a node whose agent has ended counts as lost:
+// slowly enough that the others' heartbeats, which come in real time, count.
+func (r *ring) untilLost(name string) {
+	r.Helper()
+	r.until("node "+name+" is unknown", func() error {
+		r.clock.moveOn(20 * time.Millisecond)
+		return r.nodeIs(name, corev1.ConditionUnknown)
+	})
+}
+
+// readyPods are the names of the pods of a namespace that run and are ready.
 func (r *ring) readyPods(namespace string) []string {
 	r.Helper()
 	var out []string

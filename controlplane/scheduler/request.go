@@ -47,18 +47,6 @@ func (a *Amount) max(b Amount) {
 	}
 }
 
-func (a Amount) clone() Amount {
-	if a.Other == nil {
-		return a
-	}
-	other := make(map[corev1.ResourceName]int64, len(a.Other))
-	for name, n := range a.Other {
-		other[name] = n
-	}
-	a.Other = other
-	return a
-}
-
 // amountOf reads a resource list; what is named there but is not one of the
 // fixed fields goes to Other.
 func amountOf(list corev1.ResourceList) Amount {
