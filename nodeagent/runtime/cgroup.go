@@ -141,6 +141,24 @@ func (c cgroups) pids(sub string) map[int]bool {
 	return found
 }
 
+// removeEmpty removes sub and these cgroups directly below it, in every
+// hierarchy. False means that something else is there, or a process: the kernel
+// itself refuses to remove a cgroup that is not empty, so nothing is looked at
+// beforehand.
+func (c cgroups) removeEmpty(sub string, below []string) bool {
+	for _, t := range c.tops {
+		for _, b := range below {
+			if err := unix.Rmdir(filepath.Join(t, sub, b)); err != nil && !errors.Is(err, unix.ENOENT) {
+				return false
+			}
+		}
+		if err := unix.Rmdir(filepath.Join(t, sub)); err != nil && !errors.Is(err, unix.ENOENT) {
+			return false
+		}
+	}
+	return true
+}
+
 // remove removes sub and what is below it in every hierarchy.
 func (c cgroups) remove(ctx context.Context, sub string) error {
 	for _, t := range c.tops {

@@ -230,17 +230,37 @@ func (r *Runtime) tearDown(ctx context.Context, p *pod) error {
 	} else if !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	if err := r.cg.kill(ctx, podCgroup(uid)); err != nil {
-		return fmt.Errorf("kill containers: %w", err)
-	}
-	if err := r.cg.remove(ctx, podCgroup(uid)); err != nil {
-		return fmt.Errorf("remove cgroups: %w", err)
+	if err := r.removeCgroups(ctx, uid); err != nil {
+		return err
 	}
 	if err := os.RemoveAll(r.scratchDir(uid)); err != nil {
 		return err
 	}
 	// Last, because it says that there is something to remove.
 	return os.RemoveAll(dir)
+}
+
+// removeCgroups is quick where the shim has left nothing behind, and thorough
+// where it has.
+func (r *Runtime) removeCgroups(ctx context.Context, uid types.UID) error {
+	runs, err := r.listRuns(uid)
+	if err != nil {
+		return err
+	}
+	var names []string
+	for _, run := range runs {
+		names = append(names, run.name)
+	}
+	if r.cg.removeEmpty(podCgroup(uid), names) {
+		return nil
+	}
+	if err := r.cg.kill(ctx, podCgroup(uid)); err != nil {
+		return fmt.Errorf("kill containers: %w", err)
+	}
+	if err := r.cg.remove(ctx, podCgroup(uid)); err != nil {
+		return fmt.Errorf("remove cgroups: %w", err)
+	}
+	return nil
 }
 
 func podCgroup(uid types.UID) string { return "pod" + string(uid) }

@@ -171,7 +171,7 @@ func premountCgroup1(target, own string, flags uintptr) error {
 			continue
 		}
 		// libcontainer will find it made.
-		if err := os.MkdirAll(filepath.Join(from, own), 0o755); err != nil {
+		if err := makeCgroup(filepath.Join(from, own)); err != nil {
 			return err
 		}
 		if err := unix.Mkdir(to, 0o755); err != nil {
@@ -185,4 +185,19 @@ func premountCgroup1(target, own string, flags uintptr) error {
 		}
 	}
 	return mountAt("", target, "", unix.MS_BIND|unix.MS_REMOUNT|flags, "")
+}
+
+// makeCgroup makes the directory, whose parents are mostly there already.
+func makeCgroup(path string) error {
+	err := unix.Mkdir(path, 0o755)
+	if errors.Is(err, unix.ENOENT) {
+		if err := makeCgroup(filepath.Dir(path)); err != nil {
+			return err
+		}
+		err = unix.Mkdir(path, 0o755)
+	}
+	if err != nil && !errors.Is(err, unix.EEXIST) {
+		return &os.PathError{Op: "mkdir", Path: path, Err: err}
+	}
+	return nil
 }
