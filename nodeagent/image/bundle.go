@@ -134,7 +134,7 @@ func (s *Store) inflate(ctx context.Context, f *os.File) (_ *os.File, err error)
 		if _, err := out.Write(buf[:n]); err != nil {
 			return nil, err
 		}
-		if rerr == io.EOF {
+		if errors.Is(rerr, io.EOF) {
 			break
 		}
 		if rerr != nil {

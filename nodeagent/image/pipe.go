@@ -37,7 +37,7 @@ func (b brokenDownload) Unwrap() error { return b.cause }
 // pipe decompresses and verifies in one goroutine while another writes files:
 // on two cores a layer is on the disk in the longer of both times, not their sum.
 type pipe struct {
-	ctx    context.Context //nolint:containedctx // lives as long as one call
+	ctx    context.Context // lives as long as one call
 	cancel context.CancelFunc
 	chunks chan []byte
 	spare  chan []byte
@@ -136,7 +136,7 @@ func (p *pipe) pump(in *packed, src source, limits Limits) error {
 				return p.ctx.Err()
 			}
 		}
-		if rerr == io.EOF {
+		if errors.Is(rerr, io.EOF) {
 			break
 		}
 		if rerr != nil {
@@ -251,7 +251,7 @@ func (p *pipe) finish() error {
 func (p *pipe) failure() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.err == io.EOF {
+	if errors.Is(p.err, io.EOF) {
 		return nil
 	}
 	return p.err

@@ -84,7 +84,7 @@ func (a *app) command() *cobra.Command {
 	p.StringVarP(&a.namespace, "namespace", "n", "default", "namespace of the request")
 	p.DurationVar(&a.timeout, "request-timeout", 0, "how long one request may take; 0 for the default of 35s")
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return fmt.Errorf("%w\nSee '%s --help' for usage.", err, c.CommandPath()) //nolint:staticcheck // read by people
+		return fmt.Errorf("%w\nSee '%s --help' for usage", err, c.CommandPath())
 	})
 	root.AddCommand(
 		a.applyCommand(), a.createCommand(), a.getCommand(), a.describeCommand(), a.deleteCommand(), a.logsCommand(),

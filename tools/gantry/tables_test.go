@@ -111,9 +111,9 @@ func TestSortBy(t *testing.T) {
 		}
 		return out
 	}
-	for path, want := range map[string]string{".metadata.name": "abc", "{.n}": "abc", "": "abc"} {
-		if err := sortRows(rows, path); err != nil || names() != want {
-			t.Errorf("%q: %s, %v", path, names(), err)
+	for _, tc := range []struct{ path, want string }{{"", "bac"}, {".n", "abc"}, {"{.metadata.name}", "abc"}} {
+		if err := sortRows(rows, tc.path); err != nil || names() != tc.want {
+			t.Errorf("%q: %s, %v", tc.path, names(), err)
 		}
 	}
 	if err := sortRows(rows, "{.a["); err == nil {

@@ -115,7 +115,8 @@ func nested(m map[string]any, path ...string) any {
 // parsePathCheck reads {.status.phase}=Running, or a path that must be there.
 func parsePathCheck(s string) (check, error) {
 	s = strings.Trim(s, "'\"")
-	path, want, hasWant := s, "", false
+	var path, want string
+	var hasWant bool
 	if end := strings.LastIndex(s, "}"); strings.HasPrefix(s, "{") && end >= 0 {
 		path = s[:end+1]
 		want, hasWant = strings.CutPrefix(strings.TrimLeft(s[end+1:], "'\""), "=")

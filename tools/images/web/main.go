@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -53,7 +54,8 @@ func main() {
 		os.Exit(2)
 	}
 	err := c.run(args)
-	if code, ok := err.(exitCode); ok {
+	var code exitCode
+	if errors.As(err, &code) {
 		os.Exit(int(code))
 	}
 	if err != nil {

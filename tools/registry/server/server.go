@@ -117,7 +117,7 @@ func startEmbedded(ctx context.Context, o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	var h http.Handler = registry.New(
+	h := registry.New(
 		registry.Logger(log.New(o.Log, "", log.LstdFlags)),
 		registry.WithBlobHandler(registry.NewDiskBlobHandler(o.Dir)))
 	if len(o.Users) > 0 {

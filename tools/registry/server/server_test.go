@@ -96,7 +96,8 @@ func TestStopEndsTheRegistry(t *testing.T) {
 		if err := reg.Stop(); err != nil {
 			t.Errorf("%s: %v", reg.Kind, err)
 		}
-		if _, err := http.Get("http://" + reg.Addr + "/v2/"); err == nil {
+		if resp, err := http.Get("http://" + reg.Addr + "/v2/"); err == nil {
+			_ = resp.Body.Close()
 			t.Errorf("%s still answers", reg.Kind)
 		}
 	}
