@@ -138,13 +138,12 @@ func (s *Store) build(ctx context.Context, d draft, pinned *[]string, tell func(
 	if err != nil {
 		return Image{}, unpackError(fmt.Errorf("prepare layers: %w", err))
 	}
-	if err := s.syncLayers(); err != nil {
-		// The kernel reports late write errors here, once: none of these layers
-		// can be trusted any more.
-		s.distrust(layers)
-		return Image{}, unpackError(err)
+	rec := record{Image: d.image(), Digests: d.digests, Layers: layers, Boot: s.boot}
+	if s.boot == "" {
+		if err := s.syncLayers(); err != nil {
+			return Image{}, unpackError(err)
+		}
 	}
-	rec := record{Image: d.image(), Digests: d.digests, Layers: layers}
 	for _, l := range layers {
 		rec.Image.Size += l.Size
 	}
@@ -152,6 +151,7 @@ func (s *Store) build(ctx context.Context, d draft, pinned *[]string, tell func(
 	if err != nil {
 		return Image{}, unpackError(err)
 	}
+	s.wakeFlusher()
 	return img, nil
 }
 

@@ -22,6 +22,11 @@ type record struct {
 	// repository@digest: references by digest that this image answers.
 	Digests []string `json:"digests,omitempty"`
 	Layers  []layer  `json:"layers"` // lowest first, without doubles
+	// Boot is the run of the machine in which the image came, while it is not
+	// known to be on the disk; empty afterwards.
+	Boot string `json:"boot,omitempty"`
+
+	written uint64 // tells two records of one key apart
 }
 
 const recordVersion = 1
@@ -66,6 +71,9 @@ func (s *Store) readRecords() error {
 		if err == nil && !s.complete(rec) {
 			err = errors.New("a layer is missing")
 		}
+		if err == nil && rec.Boot != "" && rec.Boot != s.boot {
+			err = errors.New("the machine stopped before it was on the disk")
+		}
 		if err != nil {
 			s.log.Warn().Err(err).Str("record", path).Str("image", rec.Image.Ref).Msg("forgetting an image that is not complete")
 			if err := os.Remove(path); err != nil {
@@ -102,7 +110,7 @@ func readRecord(path string) (record, error) {
 }
 
 // commit makes rec the image of its reference; the image that the reference
-// meant before stays without one. The layers must be on the disk.
+// meant before stays without one.
 func (s *Store) commit(rec record) (Image, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -126,7 +134,7 @@ func (s *Store) keepUntagged(rec record) error {
 }
 
 // putRecord is called with s.mu held. The fsync of a file of a few hundred
-// bytes under the lock is accepted: there is one per pull.
+// bytes under the lock is accepted: there is one per image.
 func (s *Store) putRecord(key string, rec record) error {
 	rec.Version = recordVersion
 	rec.Image.Layers = nil
@@ -134,9 +142,11 @@ func (s *Store) putRecord(key string, rec record) error {
 	if err != nil {
 		return fmt.Errorf("encode image record: %w", err)
 	}
-	if err := writeFile(s.path("tmp", key+".json"), s.path("images", key+".json"), data); err != nil {
+	if err := writeFile(s.path("tmp", key+".json"), s.path("images", key+".json"), data, rec.Boot == ""); err != nil {
 		return fmt.Errorf("write image record: %w", err)
 	}
+	s.writes++
+	rec.written = s.writes
 	s.records[key] = rec
 	return nil
 }
@@ -151,8 +161,9 @@ func (s *Store) dropRecord(key string) error {
 	return nil
 }
 
-// writeFile puts data at path in one step that survives a power cut.
-func writeFile(tmp, path string, data []byte) (err error) {
+// writeFile puts data at path in one step, and where durable is set so that it
+// survives a power cut.
+func writeFile(tmp, path string, data []byte, durable bool) (err error) {
 	defer func() {
 		if err != nil {
 			_ = os.Remove(tmp) // what matters is the error that led here
@@ -163,7 +174,7 @@ func writeFile(tmp, path string, data []byte) (err error) {
 		return err
 	}
 	_, err = f.Write(data)
-	if err == nil {
+	if err == nil && durable {
 		err = f.Sync()
 	}
 	if cerr := f.Close(); err == nil {
@@ -172,7 +183,7 @@ func writeFile(tmp, path string, data []byte) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := os.Rename(tmp, path); err != nil {
+	if err := os.Rename(tmp, path); err != nil || !durable {
 		return err
 	}
 	d, err := os.Open(filepath.Dir(path))

@@ -25,9 +25,9 @@ import (
 //	layers/<diff ID hex>  one unpacked layer, ready to be a lower directory
 //	tmp/                  whatever is not finished; emptied at Open
 //
-// A layer is complete only if a record names it: records are written after the
-// layers reached the disk. Whatever no record names is removed at Open, so
-// neither kill -9 nor a power cut leaves anything to repair.
+// A layer is complete only if a record names it. Whatever no record names is
+// removed at Open, and so is an image that had not reached the disk when the
+// machine stopped: neither kill -9 nor a power cut leaves anything to repair.
 type Store struct {
 	dir  string
 	opt  Options
@@ -35,6 +35,7 @@ type Store struct {
 	gate *gate
 	lock *os.File
 
+	boot    string        // of this run of the machine; empty where it is not known
 	slots   chan struct{} // one per layer that is fetched
 	pulls   flight[Image]
 	fetches flight[layer]
@@ -43,6 +44,12 @@ type Store struct {
 	records map[string]record // by recordKey
 	layers  map[string]layer  // complete layers, by name
 	pins    map[string]int    // layers that an unfinished pull counts on
+
+	flush   chan struct{} // capacity 1: something is not on the disk yet
+	flushed sync.WaitGroup
+	closed  chan struct{}
+	close   sync.Once
+	writes  uint64 // counts records written; under mu
 }
 
 // layer is one unpacked layer.
@@ -91,11 +98,14 @@ func Open(o Options, log zerolog.Logger) (*Store, error) {
 		records: map[string]record{},
 		layers:  map[string]layer{},
 		pins:    map[string]int{},
+		boot:    bootID(), flush: make(chan struct{}, 1), closed: make(chan struct{}),
 	}
 	if err := s.open(); err != nil {
 		s.unlock()
 		return nil, fmt.Errorf("open image store %s: %w", dir, err)
 	}
+	s.flushed.Go(s.flusher)
+	s.wakeFlusher() // for what an earlier process left
 	return s, nil
 }
 
@@ -150,6 +160,8 @@ func (s *Store) clearUnnamed() error {
 func (s *Store) Close() error {
 	s.pulls.stop()
 	s.fetches.stop()
+	s.close.Do(func() { close(s.closed) })
+	s.flushed.Wait()
 	s.gate.close()
 	s.unlock()
 	return nil
@@ -359,36 +371,6 @@ func (s *Store) dropUnnamed(names []string) {
 			s.log.Warn().Err(err).Str("layer", name).Msg("cannot remove a layer")
 		}
 	}
-}
-
-// distrust forgets layers that no record names, so that they are fetched anew.
-// Pulls that share them sync as well and hear of the failure themselves.
-func (s *Store) distrust(layers []layer) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	named := s.named()
-	for _, l := range layers {
-		if _, ok := s.layers[l.Name]; !ok || named[l.Name] {
-			continue
-		}
-		delete(s.layers, l.Name)
-		if err := s.discard(l.Name); err != nil {
-			s.log.Warn().Err(err).Str("layer", l.Name).Msg("cannot remove a layer")
-		}
-	}
-}
-
-// syncLayers makes all layers survive a power cut.
-func (s *Store) syncLayers() error {
-	d, err := os.Open(s.path("layers"))
-	if err != nil {
-		return err
-	}
-	defer func() { _ = d.Close() }()
-	if err := unix.Syncfs(int(d.Fd())); err != nil {
-		return fmt.Errorf("write layers to disk: %w", err)
-	}
-	return nil
 }
 
 // free is the space left for layers.
