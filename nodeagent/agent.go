@@ -65,7 +65,7 @@ func run(ctx context.Context, o options, creds schemas.NodeCredentials, log zero
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
-	release, err := alone(o.node)
+	release, err := alone(o.node, aloneLock)
 	if err != nil {
 		return err
 	}
@@ -185,7 +185,7 @@ func (a *agent) start(ctx context.Context, parts *sync.WaitGroup, loaded state.L
 		a.log.Error().Err(err).Msg("cannot release what the network holds of former pods")
 	}
 
-	voice := &lateVoice{}
+	voice := &lateVoice{instance: a.store.Instance}
 	a.voice = report.New(a.o.node, voice, a.store, a.store.Meta().Seq, a.log.With().Str("part", "report").Logger())
 	a.prober = probe.New(a.exec, func(v probe.Verdict) { a.pods.Verdict(v) })
 	a.sink = &sink{
@@ -292,16 +292,22 @@ func (r records) Forget(uid types.UID) error {
 	return r.sink.Forget(uid)
 }
 
-// lateConn and lateVoice are the connection, which is there before either is used.
+// lateConn and lateVoice are the connection, which is there before either is
+// used. Reports carry the instance, so that those of an agent which does not
+// hold the node's name can be told apart.
 type lateConn struct{ conn *bus.NodeConn }
 
 func (l *lateConn) Sync(ctx context.Context, req schemas.SyncRequest) (schemas.SyncReply, error) {
 	return l.conn.Sync(ctx, req)
 }
 
-type lateVoice struct{ conn *bus.NodeConn }
+type lateVoice struct {
+	conn     *bus.NodeConn
+	instance string
+}
 
 func (l *lateVoice) ReportPod(ctx context.Context, h schemas.PodHealth) error {
+	h.Instance = l.instance
 	return l.conn.ReportPod(ctx, h)
 }
 
@@ -310,6 +316,7 @@ func (l *lateVoice) ReportNode(ctx context.Context, h schemas.NodeHealth) error 
 }
 
 func (l *lateVoice) ReportEvent(ctx context.Context, e schemas.PodEvent) error {
+	e.Instance = l.instance
 	return l.conn.ReportEvent(ctx, e)
 }
 

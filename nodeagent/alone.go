@@ -7,6 +7,9 @@ import (
 	"syscall"
 )
 
+// aloneLock is an abstract name: "@" stands for the leading NUL byte.
+const aloneLock = "@gantry-nodeagent"
+
 // errNotAlone says that another agent works on the same machine.
 var errNotAlone = errors.New("another node agent runs on this machine")
 
@@ -14,8 +17,8 @@ var errNotAlone = errors.New("another node agent runs on this machine")
 // whatever directories it has: the two would take each other's links and rules
 // for leftovers. The lock is a socket's name, which the kernel keeps for each
 // network namespace and gives back when the process ends, however it does.
-func alone(node string) (release func(), err error) {
-	l, err := net.Listen("unix", "@gantry-nodeagent")
+func alone(node, lock string) (release func(), err error) {
+	l, err := net.Listen("unix", lock)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return nil, fmt.Errorf("start agent of node %s: %w", node, errNotAlone)
 	}

@@ -46,7 +46,7 @@ func reset(ctx context.Context, o options, log zerolog.Logger) error {
 		return err
 	}
 	defer func() { _ = store.Close() }() // its directory is gone by then
-	release, err := alone(o.node)
+	release, err := alone(o.node, aloneLock)
 	if err != nil {
 		return err
 	}

@@ -68,7 +68,12 @@ func (a *actor) act(ctx context.Context, want Desired, seen Seen, do Action) {
 		a.removeSandbox(ctx, want, seen)
 	case DoDetach:
 		if a.done(FailNetwork, cfg.Network.Detach(ctx, a.uid)) {
-			a.rec.IP, a.rec.NetPID = "", 0
+			a.rec.NetPID = 0
+			// A pod that has ended for good goes on to show the address that it had;
+			// one that gets another sandbox must not, until it has a new one.
+			if !Finished(want, seen, cfg.Now()) {
+				a.rec.IP = ""
+			}
 		}
 	default:
 		a.log.Error().Stringer("action", do).Msg("no such action")

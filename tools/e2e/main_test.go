@@ -52,7 +52,8 @@ func newLab(t *testing.T, agentFlags ...string) *lab {
 	if _, err := os.Stat(filepath.Join(bin, cluster.NodeAgent)); err != nil {
 		t.Fatalf("no binaries in bin/: run `task build` first: %v", err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	// Not t.Context(): that ends before the clean-up, which still asks the cluster.
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	t.Cleanup(cancel)
 	dir := t.TempDir()
 	mountsBefore := mountCount(t)

@@ -34,6 +34,7 @@ func sleep(args []string) error {
 	if err != nil {
 		return err
 	}
+	fmt.Println("sleeping") // a log's first line tells when a program began
 	end := make(chan os.Signal, 1)
 	signal.Notify(end, syscall.SIGTERM, syscall.SIGINT)
 	var over <-chan time.Time // nil: never
