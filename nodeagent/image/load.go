@@ -63,9 +63,12 @@ func (s *Store) loadOne(ctx context.Context, d draft) (Image, error) {
 }
 
 // nameFromPath is what an image without a name is called; empty where the file
-// name makes none.
+// name makes none. An upload has a name that nobody chose.
 func nameFromPath(p string) string {
 	base := filepath.Base(p)
+	if filepath.Ext(base) == ".part" {
+		return ""
+	}
 	for _, ext := range []string{".gz", ".tgz", ".zst", ".tar", ".oci", ".docker"} {
 		base = strings.TrimSuffix(base, ext)
 	}
