@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -64,7 +66,8 @@ func eventSelector(about string, types []string) (string, error) {
 	return strings.Join(parts, ","), nil
 }
 
-// sortEvents puts the latest last.
+// sortEvents puts the latest last. Times of events are whole seconds; within
+// one, what was written later comes later.
 func sortEvents(objects []schemas.Object) {
 	last := func(o schemas.Object) time.Time {
 		e, ok := o.(*corev1.Event)
@@ -72,9 +75,19 @@ func sortEvents(objects []schemas.Object) {
 			return time.Time{}
 		}
 		t, _, _ := eventTimes(e)
-		return t
+		return t.Truncate(time.Second)
 	}
-	slices.SortStableFunc(objects, func(x, y schemas.Object) int { return last(x).Compare(last(y)) })
+	slices.SortStableFunc(objects, func(x, y schemas.Object) int {
+		return cmp.Or(last(x).Compare(last(y)), cmp.Compare(revision(x), revision(y)))
+	})
+}
+
+func revision(o schemas.Object) uint64 {
+	n, err := strconv.ParseUint(o.GetResourceVersion(), 10, 64)
+	if err != nil {
+		return 0 // not of this server
+	}
+	return n
 }
 
 // eventsAbout returns the events of an object, the latest last.
