@@ -37,7 +37,7 @@ func main() {
 func prove(ctx context.Context, kernel, run string) error {
 	path, err := exec.LookPath(kernel)
 	if err != nil {
-		return fmt.Errorf("find kernel (apt-get install user-mode-linux): %w", err)
+		return fmt.Errorf("find kernel (apt-get install user-mode-linux kmod): %w", err)
 	}
 	// Not in /tmp, over which the machine mounts its own.
 	dir, err := os.MkdirTemp("/var/tmp", "gantry-cgroup2-")
@@ -101,16 +101,10 @@ mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 for c in cpu memory pids io cpuset; do echo "+$c" > /sys/fs/cgroup/cgroup.subtree_control; done 2>/dev/null
 release=$(uname -r)
-mkdir -p /tmp/modules
-mount -t tmpfs tmpfs /lib/modules
-mkdir /lib/modules/$release
-mount --bind /usr/lib/uml/modules/$release /lib/modules/$release
-# The package's own directory is read-only here, and may not hold the index.
-cp -r /usr/lib/uml/modules/$release /tmp/modules/
-umount /lib/modules/$release
-mount --bind /tmp/modules/$release /lib/modules/$release
-depmod 2>/dev/null
-for m in overlay veth bridge; do modprobe $m 2>/dev/null; done
+# The package keeps its modules where modprobe does not look.
+mkdir -p /tmp/kernel/lib/modules
+ln -s /usr/lib/uml/modules/$release /tmp/kernel/lib/modules/$release
+for m in overlay veth bridge; do modprobe -d /tmp/kernel $m || exit 1; done
 ip link set lo up 2>/dev/null || ifconfig lo up
 echo "kernel $release, controllers: $(cat /sys/fs/cgroup/cgroup.controllers)"
 cd /tmp
