@@ -47,10 +47,16 @@ func (e *Env) withCluster(ctx context.Context, fn func(*testbed) error, agentFla
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	// As /run is on any distribution: in memory.
+	runDir, err := os.MkdirTemp("/dev/shm", "gantry-bench-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(runDir)) }()
 	startCtx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	c, err := cluster.Start(startCtx, cluster.Options{
-		Bin: e.Bin, StateDir: filepath.Join(dir, "state"), RunDir: filepath.Join(dir, "run"),
+		Bin: e.Bin, StateDir: filepath.Join(dir, "state"), RunDir: runDir,
 		Node: "bench-" + strconv.Itoa(os.Getpid()), Registry: registryAddress, LogLevel: "warn",
 		AgentFlags: agentFlags,
 	})
@@ -97,11 +103,11 @@ func command(ctx context.Context, stdin string, path string, args ...string) (st
 }
 
 func (t *testbed) gantry(ctx context.Context, stdin string, args ...string) (string, error) {
-	return command(ctx, stdin, filepath.Join(t.Env.Bin, "gantry"), append([]string{"--credentials", t.Credentials()}, args...)...)
+	return command(ctx, stdin, filepath.Join(t.Bin, "gantry"), append([]string{"--credentials", t.Credentials()}, args...)...)
 }
 
 func (t *testbed) pushSample(ctx context.Context) error {
-	images, layout := filepath.Join(t.Env.Bin, "gantry-images"), filepath.Join(t.dir, "image")
+	images, layout := filepath.Join(t.Bin, "gantry-images"), filepath.Join(t.dir, "image")
 	if _, err := command(ctx, "", images, "build", "-o", layout, "web"); err != nil {
 		return err
 	}
@@ -146,8 +152,7 @@ func (t *testbed) await(ctx context.Context, done func([]corev1.Pod) bool) error
 	}
 }
 
-func running(p corev1.Pod) bool  { return p.Status.Phase == corev1.PodRunning }
-func finished(p corev1.Pod) bool { return p.Status.Phase == corev1.PodSucceeded }
+func running(p corev1.Pod) bool { return p.Status.Phase == corev1.PodRunning }
 
 func count(pods []corev1.Pod, is func(corev1.Pod) bool) int {
 	n := 0

@@ -94,7 +94,7 @@ func (t *testbed) weight() (weight, error) {
 		return w, err
 	}
 	w.daemons = w.control + w.agent
-	shims, err := processesOf(t.Env.Bin, "gantry-shim", "gantry-launcher")
+	shims, err := processesOf(t.Bin, "gantry-shim", "gantry-launcher")
 	if err != nil {
 		return w, err
 	}
