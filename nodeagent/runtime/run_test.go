@@ -169,6 +169,10 @@ func TestWhatAContainerSees(t *testing.T) {
 		{desc: "seccomp", edit: args("unshare", "keyctl", "status", "Seccomp"), want: []string{
 			"unshare: operation not permitted", "keyctl: operation not permitted", "Seccomp 2",
 		}},
+		{desc: "a system call newer than the profile", edit: args("newcall"), want: []string{"newcall: function not implemented"}},
+		{desc: "one filter, and no descriptor of ours", edit: args("status", "Seccomp_filters", "fds"), want: []string{
+			"Seccomp_filters 1\n", "fd 0 /dev/null\n", "fd 1 pipe:", "fd 2 pipe:",
+		}, not: []string{"socket:", "memfd"}},
 		{desc: "seccomp with no_new_privs, not root", edit: func(c *Container) {
 			c.Args = prog("keyctl", "status", "Seccomp", "status", "NoNewPrivs", "status", "CapEff")
 			c.User, c.NoNewPrivileges = "alice", true

@@ -39,12 +39,12 @@ var readonlyPaths = []string{
 
 // configure builds libcontainer's configuration directly; the way over an OCI
 // spec would parse what we have at hand.
-func configure(root string, w want.Run) (*configs.Config, error) {
+func configure(root, dev string, w want.Run) (*configs.Config, error) {
 	caps, err := capSet(w)
 	if err != nil {
 		return nil, err
 	}
-	table, err := mounts(w)
+	table, err := mounts(dev, w)
 	if err != nil {
 		return nil, err
 	}

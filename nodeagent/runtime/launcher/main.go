@@ -1,11 +1,5 @@
 //go:build linux
 
-// One processor is enough; looking for the cgroup's limit costs a fifth of the
-// time that a Go program takes to start.
-//
-//go:debug containermaxprocs=0
-//go:debug updatemaxprocs=0
-
 // Command gantry-launcher starts one container, or one command inside one, and
 // leaves. It is the only part of ours that links libcontainer, which runs the
 // calling binary again as the container's first process: that is why it is

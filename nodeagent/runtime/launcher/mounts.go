@@ -18,8 +18,11 @@ import (
 
 // mounts is what premount could not do, and the pod's own mounts, which may
 // lie over any of ours.
-func mounts(w want.Run) ([]*configs.Mount, error) {
-	list := []*configs.Mount{{Source: "proc", Destination: "/proc", Device: "proc", Flags: quiet}}
+func mounts(dev string, w want.Run) ([]*configs.Mount, error) {
+	list := []*configs.Mount{
+		{Source: "proc", Destination: "/proc", Device: "proc", Flags: quiet},
+		{Source: dev, Destination: "/dev", Device: "bind", Flags: unix.MS_BIND | unix.MS_REC},
+	}
 	if cgroups.IsCgroup2UnifiedMode() {
 		m := &configs.Mount{Source: "cgroup", Destination: "/sys/fs/cgroup", Device: "cgroup", Flags: quiet | unix.MS_RELATIME | unix.MS_RDONLY}
 		if w.Privileged {

@@ -18,20 +18,21 @@ import (
 
 const quiet = unix.MS_NOSUID | unix.MS_NOEXEC | unix.MS_NODEV
 
-// premount puts /dev and /sys under root before libcontainer takes over, which
-// leaves it only what needs the new PID and cgroup namespaces. It would do the
-// same with some fifty system calls per mount, because it must expect the root
-// to be changed under its hands; here nobody else can reach root yet, so it is
-// enough to look once that its directories are no links.
-func premount(root string, w want.Run) error {
+// premount makes /dev, beside the root, and /sys, in it, before libcontainer
+// takes over, which leaves it only what needs the new PID and cgroup namespaces.
+// It would do the same with some fifty system calls per mount, because it must
+// expect the root to be changed under its hands; here nobody else can reach root
+// yet, so it is enough to look once that its directories are no links. /dev is
+// bound into place by libcontainer, which then sees no reason to fill it.
+func premount(root, dev string, w want.Run) error {
 	// Modes are meant as they are written.
 	defer unix.Umask(unix.Umask(0))
-	for _, d := range []string{"proc", "dev", "sys"} {
+	for _, d := range []string{"proc", "sys"} {
 		if err := plainDir(filepath.Join(root, d)); err != nil {
 			return err
 		}
 	}
-	if err := premountDev(filepath.Join(root, "dev"), w.Privileged); err != nil {
+	if err := premountDev(dev, w.Privileged); err != nil {
 		return fmt.Errorf("/dev: %w", err)
 	}
 	if err := premountSys(filepath.Join(root, "sys"), w); err != nil {
@@ -64,6 +65,9 @@ func mountAt(source, target, kind string, flags uintptr, data string) error {
 }
 
 func premountDev(dev string, all bool) error {
+	if err := unix.Mkdir(dev, 0o755); err != nil && !errors.Is(err, unix.EEXIST) {
+		return err
+	}
 	if err := mountAt("tmpfs", dev, "tmpfs", unix.MS_NOSUID|unix.MS_STRICTATIME, "mode=755,size=65536k"); err != nil {
 		return err
 	}
@@ -84,7 +88,6 @@ func premountDev(dev string, all bool) error {
 			return err
 		}
 	}
-	// The links (ptmx, fd, stdin...) are libcontainer's: it stumbles over ours.
 	nodes := specconv.AllowedDevices
 	if all {
 		host, err := hostDevices()
@@ -99,6 +102,14 @@ func premountDev(dev string, all bool) error {
 		}
 		if err := makeNode(dev, d); err != nil {
 			return fmt.Errorf("make %s: %w", d.Path, err)
+		}
+	}
+	for name, to := range map[string]string{
+		"ptmx": "pts/ptmx", "fd": "/proc/self/fd", "stdin": "/proc/self/fd/0",
+		"stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2", "core": "/proc/kcore",
+	} {
+		if err := unix.Symlink(to, filepath.Join(dev, name)); err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("link %s: %w", name, err)
 		}
 	}
 	return nil

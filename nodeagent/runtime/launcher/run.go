@@ -37,7 +37,8 @@ func run() error {
 	if err := mountRoot(root, w.Layers, w.Scratch); err != nil {
 		return fmt.Errorf("mount root filesystem: %w", err)
 	}
-	if err := premount(root, w); err != nil {
+	dev := filepath.Join(dir, rundir.Dev)
+	if err := premount(root, dev, w); err != nil {
 		return fmt.Errorf("prepare root filesystem: %w", err)
 	}
 	if w.TerminationMessagePath != "" {
@@ -53,7 +54,7 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	config, err := configure(root, w)
+	config, err := configure(root, dev, w)
 	if err != nil {
 		return err
 	}

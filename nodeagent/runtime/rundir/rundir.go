@@ -26,6 +26,7 @@ const (
 	Claim   = "claim"   // created exclusively by the shim before it starts anything
 	State   = "state"   // libcontainer's
 	Root    = "rootfs"  // where the launcher mounts the overlay, in its own mount namespace
+	Dev     = "dev"     // where it prepares the container's /dev, likewise
 	Message = "message" // bound to the container's termination message path
 	PID     = "pid"     // it executes
 	Exit    = "exit"    // it ended

@@ -1,11 +1,5 @@
 //go:build linux
 
-// One processor is enough; looking for the cgroup's limit costs a fifth of the
-// time that a Go program takes to start.
-//
-//go:debug containermaxprocs=0
-//go:debug updatemaxprocs=0
-
 // Command gantry-shim is the one process of ours that stays with a pod: it
 // holds the pod's namespaces, starts the launcher, drains logs, and writes down
 // how each run ended, whether or not an agent is there to read it.

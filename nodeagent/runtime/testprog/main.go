@@ -126,6 +126,18 @@ func main() {
 		case "keyctl":
 			_, _, e := syscall.Syscall6(250, 0, 0, 0, 0, 0, 0)
 			fmt.Println("keyctl:", e)
+		case "newcall": // a system call that no kernel has yet
+			_, _, e := syscall.Syscall(4000, 0, 0, 0)
+			fmt.Println("newcall:", e)
+		case "fds": // open descriptors
+			entries, err := os.ReadDir("/proc/self/fd")
+			check(err)
+			for _, e := range entries {
+				to, err := os.Readlink("/proc/self/fd/" + e.Name())
+				if err == nil {
+					fmt.Println("fd", e.Name(), to)
+				}
+			}
 		case "mounts":
 			b, err := os.ReadFile("/proc/self/mounts")
 			check(err)
