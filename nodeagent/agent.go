@@ -199,6 +199,7 @@ func (a *agent) start(ctx context.Context, parts *sync.WaitGroup, loaded state.L
 	a.pods = pod.New(ctx, pod.Config{
 		Host: pod.Host{
 			Node: a.o.node, IP: a.facts.IP(), MemBytes: a.facts.Memory(), PidsLimit: a.o.pidsLimit,
+			EtcDir: filepath.Join(a.o.run(), "etc"),
 			PodDir: filepath.Join(a.o.state(), "pods"), LogDir: filepath.Join(a.o.state(), "logs"),
 		},
 		Runtime: a.rt, Images: images{a.images}, Network: a.net, Prober: a.prober,

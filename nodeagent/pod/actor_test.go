@@ -129,7 +129,7 @@ func agentOn(t *testing.T, w *world, d *disk, dir string, left int, after bool, 
 	ctx, cancel := context.WithCancel(t.Context())
 	r := &running{life: &life{w: w, disk: d, left: left, after: after, kill: cancel}, dir: dir}
 	r.set = New(ctx, Config{
-		Host:    Host{Node: "n1", IP: "192.0.2.7", PodDir: filepath.Join(dir, "pods"), LogDir: filepath.Join(dir, "logs")},
+		Host:    Host{Node: "n1", IP: "192.0.2.7", EtcDir: filepath.Join(dir, "etc"), PodDir: filepath.Join(dir, "pods"), LogDir: filepath.Join(dir, "logs")},
 		Runtime: r.life, Images: r.life, Network: r.life, Records: r.life,
 		Report: func(rep Report) {
 			r.told.Lock()
@@ -297,7 +297,7 @@ func TestHostPortTakenIsNamed(t *testing.T) {
 	var mu sync.Mutex
 	taken := true
 	r.set = New(ctx, Config{
-		Host:    Host{Node: "n1", IP: "192.0.2.7", PodDir: r.dir, LogDir: r.dir},
+		Host:    Host{Node: "n1", IP: "192.0.2.7", EtcDir: r.dir, PodDir: r.dir, LogDir: r.dir},
 		Runtime: r.life, Images: r.life, Network: r.life, Records: r.life,
 		Report: func(rep Report) {
 			r.told.Lock()

@@ -317,7 +317,7 @@ func newDriver(w *world, want Desired) *driver {
 }
 
 func (d *driver) seen() Seen {
-	s := Seen{Host: Host{Node: "n1", IP: "192.0.2.7", PodDir: "/pods", LogDir: "/logs"}, Record: d.rec, Failures: d.failures, Images: map[string]ImageSeen{}}
+	s := Seen{Host: Host{Node: "n1", IP: "192.0.2.7", EtcDir: "/etcs", PodDir: "/pods", LogDir: "/logs"}, Record: d.rec, Failures: d.failures, Images: map[string]ImageSeen{}}
 	if sb, ok, _ := d.w.Sandbox(d.want.UID); ok {
 		s.Sandbox = &sb
 	}

@@ -40,7 +40,7 @@ func mountsOf(pod *corev1.Pod, c *corev1.Container, host Host) ([]runtime.Mount,
 			mode = "ro"
 		}
 		out = append(out, runtime.Mount{
-			Source: filepath.Join(podDir(host, pod.UID), "etc", name), Destination: destination,
+			Source: filepath.Join(etcDir(host, pod.UID), name), Destination: destination,
 			Type: "bind", Options: []string{"rbind", "rprivate", mode},
 		})
 	}
@@ -77,7 +77,7 @@ func volumeDir(host Host, pod *corev1.Pod, volume string) string {
 
 // writeFiles makes what mountsOf names. Doing it again changes only what differs.
 func writeFiles(pod *corev1.Pod, ip string, host Host) error {
-	etc := filepath.Join(podDir(host, pod.UID), "etc")
+	etc := etcDir(host, pod.UID)
 	if err := os.MkdirAll(etc, 0o755); err != nil {
 		return fmt.Errorf("make files of pod: %w", err)
 	}
@@ -166,6 +166,7 @@ func resolvFile(pod *corev1.Pod, host []byte) []byte {
 func removeFiles(want Desired, host Host) error {
 	return errors.Join(
 		os.RemoveAll(podDir(host, want.UID)),
+		os.RemoveAll(etcDir(host, want.UID)),
 		os.RemoveAll(LogDir(host, want.UID)),
 	)
 }

@@ -29,7 +29,10 @@ const (
 // LogDir is where the logs of a pod lie: <container>/<attempt>.log.
 func LogDir(h Host, uid types.UID) string { return filepath.Join(h.LogDir, string(uid)) }
 
-// podDir is where what is made for a pod lies.
+// etcDir is where the files generated for a pod lie.
+func etcDir(h Host, uid types.UID) string { return filepath.Join(h.EtcDir, string(uid)) }
+
+// podDir is where a pod's volumes lie.
 func podDir(h Host, uid types.UID) string { return filepath.Join(h.PodDir, string(uid)) }
 
 // Build makes the run's specification from pod and image. It is pure; its

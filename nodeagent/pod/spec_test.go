@@ -14,7 +14,7 @@ import (
 
 func ptr[T any](v T) *T { return &v }
 
-var specHost = Host{Node: "n1", IP: "192.0.2.7", MemBytes: 1000 << 20, PidsLimit: 100, PodDir: "/p", LogDir: "/l"}
+var specHost = Host{Node: "n1", IP: "192.0.2.7", MemBytes: 1000 << 20, PidsLimit: 100, EtcDir: "/e", PodDir: "/p", LogDir: "/l"}
 
 func build(t *testing.T, p *corev1.Pod, img image.Image) runtime.Container {
 	t.Helper()
@@ -172,7 +172,7 @@ func TestSecurityDefaults(t *testing.T) {
 
 func TestGeneratedFiles(t *testing.T) {
 	host := specHost
-	host.PodDir = t.TempDir()
+	host.PodDir, host.EtcDir = t.TempDir(), t.TempDir()
 	p := testPod(corev1.RestartPolicyAlways, "a")
 	p.Spec.HostAliases = []corev1.HostAlias{{IP: "192.0.2.1", Hostnames: []string{"one", "two"}}}
 	if got := string(hostsFile(p, "10.1.0.9", host)); !strings.Contains(got, "10.1.0.9\tweb\n") || !strings.Contains(got, "192.0.2.1\tone\ttwo\n") {

@@ -100,9 +100,11 @@ type Host struct {
 	IP        string // empty where none is known
 	MemBytes  int64  // capacity, for OOM scores; 0 where unknown
 	PidsLimit int64  // per container; 0 for none
-	// PodDir holds one directory per pod for generated files and volumes;
-	// LogDir one per pod for logs.
-	PodDir, LogDir string
+	// EtcDir holds one directory per pod for generated files, which are written
+	// again before every run and need not outlive a reboot: in memory they cost
+	// a fraction of what they do on disk. PodDir holds one per pod for volumes,
+	// LogDir one for logs.
+	EtcDir, PodDir, LogDir string
 }
 
 // Record is what the agent must remember of a pod because neither the
