@@ -146,29 +146,18 @@ func (n *node) reopen() {
 func (n *node) cleanUp() {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	all, err := n.rt.Sandboxes()
-	if err != nil {
+	if err := n.rt.Erase(ctx); err != nil {
 		n.t.Error(err)
 	}
-	for _, s := range all {
-		if err := n.rt.RemoveSandbox(ctx, s.Sandbox.UID); err != nil {
-			n.t.Error(err)
-		}
-	}
 	for _, d := range []string{n.opt.RunDir, n.opt.StateDir} {
-		if left, _ := os.ReadDir(filepath.Join(d, "pods")); len(left) > 0 {
+		if left, _ := os.ReadDir(d); len(left) > 0 {
 			n.t.Errorf("left in %s: %v", d, left)
 		}
 	}
-	n.rt.Close()
 	for _, t := range n.rt.cg.tops {
-		if left, _ := filepath.Glob(t + "/pod*"); len(left) > 0 {
-			n.t.Errorf("cgroups left: %v", left)
+		if _, err := os.Stat(t); err == nil {
+			n.t.Errorf("cgroup left: %s", t)
 		}
-	}
-	// The shims' own cgroup and the root stay for the next agent.
-	if err := n.rt.cg.remove(ctx, ""); err != nil {
-		n.t.Error(err)
 	}
 	if pids := processesWith(n.dir); len(pids) > 0 {
 		n.t.Errorf("processes left: %v", pids)

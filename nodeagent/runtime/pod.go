@@ -240,6 +240,34 @@ func (r *Runtime) tearDown(ctx context.Context, p *pod) error {
 	return os.RemoveAll(dir)
 }
 
+// Erase removes every sandbox and all that a runtime makes, the directories'
+// own content included, and closes it. Logs stay: they are not in its
+// directories.
+func (r *Runtime) Erase(ctx context.Context) error {
+	var uids []types.UID
+	r.pods.each(func(p *pod) { uids = append(uids, p.sandbox.UID) })
+	var errs []error
+	for _, uid := range uids {
+		errs = append(errs, r.RemoveSandbox(ctx, uid))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	r.Close() // also moves the last thread of ours out of the cgroups
+	if err := r.cg.remove(ctx, ""); err != nil {
+		return fmt.Errorf("remove cgroups: %w", err)
+	}
+	for _, path := range []string{
+		filepath.Join(r.opt.StateDir, "pods"), filepath.Join(r.opt.RunDir, "pods"),
+		r.cacheDir(), r.wakePath(), filepath.Join(r.opt.RunDir, "agent.lock"),
+	} {
+		if err := os.RemoveAll(path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // removeCgroups is quick where the shim has left nothing behind, and thorough
 // where it has.
 func (r *Runtime) removeCgroups(ctx context.Context, uid types.UID) error {
