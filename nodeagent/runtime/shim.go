@@ -238,7 +238,7 @@ func (r *Runtime) launcherFile() (*os.File, error) {
 		_ = f.Close()
 		return nil, err
 	}
-	if err := f.Chmod(0o511); err == nil {
+	if err = f.Chmod(0o511); err == nil {
 		_, err = unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, allSeals)
 	}
 	if err != nil {

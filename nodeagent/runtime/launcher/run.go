@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -160,7 +161,7 @@ func mountRoot(root string, layers []string, scratch string) error {
 	// Kernels before 5.10 do not know it.
 	options := "lowerdir=" + lower + ",upperdir=" + escape(upper) + ",workdir=" + escape(work)
 	err = unix.Mount("overlay", root, "overlay", 0, options+",volatile")
-	if err == unix.EINVAL {
+	if errors.Is(err, unix.EINVAL) {
 		err = unix.Mount("overlay", root, "overlay", 0, options)
 	}
 	if err != nil {

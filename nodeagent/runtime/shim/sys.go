@@ -35,7 +35,7 @@ func pause() {
 func now() (sec, nsec int64) {
 	var tv syscall.Timespec
 	_, _, _ = syscall.RawSyscall(syscall.SYS_CLOCK_GETTIME, 0, uintptr(unsafe.Pointer(&tv)), 0)
-	return int64(tv.Sec), int64(tv.Nsec)
+	return tv.Sec, tv.Nsec
 }
 
 func pidfdOpen(pid int) (int, error) {
