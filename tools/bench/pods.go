@@ -85,7 +85,7 @@ func podStartCPU(ctx context.Context, e *Env) ([]Sample, error) {
 		}
 		s := summary("pod.start.cpu_ratio", ratios)
 		s.Ours, s.PeerValue, s.PeerUnit = median(ours), median(theirs), "ms CPU"
-		s.Peer = fmt.Sprintf("%s run, same program and files, no network, interleaved", peer.version)
+		s.Peer = fmt.Sprintf("%s run of the same program, files, limits, capabilities and seccomp profile, without network, interleaved", peer.version)
 		s.Note = fmt.Sprintf("of ours %.1f ms in the agent's cgroup and the rest in the pod's; a pod's end costs %.1f ms more", median(agents), median(ends))
 		samples = append(samples, s)
 		return nil
