@@ -14,7 +14,10 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"gantry.dev/bus"
+	"gantry.dev/schemas"
 	"gantry.dev/tools/cluster"
 )
 
@@ -68,7 +71,16 @@ func (e *Env) withCluster(ctx context.Context, fn func(*testbed) error, agentFla
 		defer cancel()
 		err = errors.Join(err, c.Stop(stopCtx, false))
 	}()
-	t := &testbed{Env: e, Cluster: c, dir: dir}
+	credentials, err := bus.ReadUserCredentials(c.Credentials())
+	if err != nil {
+		return err
+	}
+	user, err := bus.ConnectUser(startCtx, credentials)
+	if err != nil {
+		return err
+	}
+	defer user.Close()
+	t := &testbed{Env: e, Cluster: c, dir: dir, user: user}
 	if err := t.pushSample(ctx); err != nil {
 		return err
 	}
@@ -76,7 +88,7 @@ func (e *Env) withCluster(ctx context.Context, fn func(*testbed) error, agentFla
 	if err := t.apply(ctx, pod("warm", 0, "sleep")); err != nil {
 		return err
 	}
-	if err := t.await(ctx, func(pods []corev1.Pod) bool { return count(pods, running) == 1 }); err != nil {
+	if err := t.await(ctx, func(pods map[string]corev1.Pod) bool { return count(pods, running) == 1 }); err != nil {
 		return err
 	}
 	if err := t.deleteAll(ctx); err != nil {
@@ -89,7 +101,8 @@ func (e *Env) withCluster(ctx context.Context, fn func(*testbed) error, agentFla
 type testbed struct {
 	*Env
 	*cluster.Cluster
-	dir string
+	dir  string
+	user *bus.UserConn
 }
 
 func command(ctx context.Context, stdin string, path string, args ...string) (string, error) {
@@ -120,41 +133,58 @@ func (t *testbed) apply(ctx context.Context, manifest string) error {
 	return err
 }
 
-func (t *testbed) pods(ctx context.Context) ([]corev1.Pod, error) {
-	out, err := t.gantry(ctx, "", "get", "pods", "-o", "json")
+// pods lists the pods through the bus: starting the command line for each look
+// would take a good part of the machine that is being measured.
+func (t *testbed) pods(ctx context.Context) (map[string]corev1.Pod, string, error) {
+	list, err := t.user.List(ctx, schemas.Pods, "default", metav1.ListOptions{})
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	var list corev1.PodList
-	if err := json.Unmarshal([]byte(out), &list); err != nil {
-		return nil, err
+	pods := map[string]corev1.Pod{}
+	for _, item := range list.Items {
+		var p corev1.Pod
+		if err := json.Unmarshal(item, &p); err != nil {
+			return nil, "", err
+		}
+		pods[p.Name] = p
 	}
-	return list.Items, nil
+	return pods, list.ResourceVersion, nil
 }
 
-// await asks for the pods until they are as wanted.
-func (t *testbed) await(ctx context.Context, done func([]corev1.Pod) bool) error {
+var errSeen = errors.New("seen")
+
+// await watches the pods until they are as wanted.
+func (t *testbed) await(ctx context.Context, done func(map[string]corev1.Pod) bool) error {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
-	for {
-		pods, err := t.pods(ctx)
-		if err != nil {
+	pods, revision, err := t.pods(ctx)
+	if err != nil || done(pods) {
+		return err
+	}
+	err = t.user.Watch(ctx, schemas.Pods, "default", metav1.ListOptions{ResourceVersion: revision}, func(e metav1.WatchEvent) error {
+		var p corev1.Pod
+		if err := json.Unmarshal(e.Object.Raw, &p); err != nil {
 			return err
 		}
+		if e.Type == "DELETED" {
+			delete(pods, p.Name)
+		} else {
+			pods[p.Name] = p
+		}
 		if done(pods) {
-			return nil
+			return errSeen
 		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("the pods do not become as wanted (%d of %d running): %w", count(pods, running), len(pods), ctx.Err())
-		case <-time.After(100 * time.Millisecond):
-		}
+		return nil
+	})
+	if errors.Is(err, errSeen) {
+		return nil
 	}
+	return fmt.Errorf("the pods do not become as wanted (%d of %d running): %w", count(pods, running), len(pods), err)
 }
 
 func running(p corev1.Pod) bool { return p.Status.Phase == corev1.PodRunning }
 
-func count(pods []corev1.Pod, is func(corev1.Pod) bool) int {
+func count(pods map[string]corev1.Pod, is func(corev1.Pod) bool) int {
 	n := 0
 	for _, p := range pods {
 		if is(p) {
@@ -165,7 +195,7 @@ func count(pods []corev1.Pod, is func(corev1.Pod) bool) int {
 }
 
 func (t *testbed) deleteAll(ctx context.Context) error {
-	pods, err := t.pods(ctx)
+	pods, _, err := t.pods(ctx)
 	if err != nil {
 		return err
 	}

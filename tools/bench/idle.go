@@ -76,7 +76,7 @@ func (t *testbed) startIdle(ctx context.Context, from, n int) error {
 	if err := t.apply(ctx, manifest.String()); err != nil {
 		return err
 	}
-	return t.await(ctx, func(p []corev1.Pod) bool { return count(p, running) == from+n })
+	return t.await(ctx, func(p map[string]corev1.Pod) bool { return count(p, running) == from+n })
 }
 
 type weight struct {

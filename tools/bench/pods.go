@@ -11,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"gantry.dev/schemas"
 	"gantry.dev/tools/cluster"
 )
 
@@ -62,7 +63,7 @@ func podStartCPU(ctx context.Context, e *Env) ([]Sample, error) {
 					if err := t.apply(ctx, pod("start", round*perRound+i, "sleep")); err != nil {
 						return err
 					}
-					if err := t.await(ctx, func(p []corev1.Pod) bool { return count(p, running) == i+1 }); err != nil {
+					if err := t.await(ctx, func(p map[string]corev1.Pod) bool { return count(p, running) == i+1 }); err != nil {
 						return err
 					}
 				}
@@ -155,7 +156,7 @@ func applyToRunning(ctx context.Context, e *Env) ([]Sample, error) {
 			if err := t.apply(ctx, pod("one", i, "sleep")); err != nil {
 				return err
 			}
-			if err := t.await(ctx, func(p []corev1.Pod) bool { return count(p, running) == 1 }); err != nil {
+			if err := t.await(ctx, func(p map[string]corev1.Pod) bool { return count(p, running) == 1 }); err != nil {
 				return err
 			}
 			at, err := t.firstLine(ctx, fmt.Sprintf("one-%d", i))
@@ -174,11 +175,11 @@ func applyToRunning(ctx context.Context, e *Env) ([]Sample, error) {
 
 // firstLine is when the first line of a pod's log was written.
 func (t *testbed) firstLine(ctx context.Context, name string) (time.Time, error) {
-	out, err := t.gantry(ctx, "", "logs", "--timestamps", name)
+	reply, err := t.user.Request(ctx, schemas.VerbLog, schemas.Pods, "default", name, []byte(`{"waitSeconds":10}`))
 	if err != nil {
 		return time.Time{}, err
 	}
-	stamp, _, _ := strings.Cut(out, " ")
+	stamp, _, _ := strings.Cut(string(reply.Body), " ")
 	return time.Parse(time.RFC3339Nano, stamp)
 }
 
@@ -202,7 +203,7 @@ func pods100(ctx context.Context, e *Env) ([]Sample, error) {
 			if err := t.apply(ctx, manifest.String()); err != nil {
 				return err
 			}
-			if err := t.await(ctx, func(p []corev1.Pod) bool { return count(p, running) == pods }); err != nil {
+			if err := t.await(ctx, func(p map[string]corev1.Pod) bool { return count(p, running) == pods }); err != nil {
 				return err
 			}
 			cpuAfter, err := machineCPU()
