@@ -143,7 +143,17 @@ func (r *runc) run(ctx context.Context, n int) (float64, error) {
 	return (after - before) / float64(n) * 1000, err
 }
 
-func (r *runc) close() error { return r.group.remove() }
+// close removes the parent cgroups that runc made for the peer's containers and
+// leaves behind, one in each hierarchy.
+func (r *runc) close() error {
+	name := filepath.Base(r.group.dir)
+	err := r.group.remove()
+	dirs, globErr := filepath.Glob(filepath.Join("/sys/fs/cgroup/*", name))
+	for _, d := range dirs {
+		err = errors.Join(err, os.Remove(d))
+	}
+	return errors.Join(err, globErr)
+}
 
 // applyToRunning measures from the start of `gantry apply` until the program
 // in the container executes: it prints a line first thing, and the log says when.
