@@ -80,6 +80,7 @@ var benchmarks = []Benchmark{
 func main() {
 	only := flag.String("only", "", "measure only the metrics that match this `regexp`")
 	asJSON := flag.Bool("json", false, "print one JSON object per line instead of a table")
+	asMarkdown := flag.Bool("markdown", false, "print the table of docs/benchmarks.md")
 	bin := flag.String("bin", "bin", "directory of the binaries")
 	flag.Parse()
 	if err := cluster.InOwnNetwork(); err != nil {
@@ -88,13 +89,20 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *bin, *only, *asJSON, os.Stdout); err != nil {
+	write := printTable
+	switch {
+	case *asJSON:
+		write = printJSON
+	case *asMarkdown:
+		write = printMarkdown
+	}
+	if err := run(ctx, *bin, *only, os.Stdout, write); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, bin, only string, asJSON bool, out io.Writer) error {
+func run(ctx context.Context, bin, only string, out io.Writer, write func(io.Writer, []Sample) error) error {
 	pattern, err := regexp.Compile(only)
 	if err != nil {
 		return fmt.Errorf("--only %q: %w", only, err)
@@ -136,17 +144,36 @@ func run(ctx context.Context, bin, only string, asJSON bool, out io.Writer) erro
 	if len(all) == 0 && len(errs) == 0 {
 		return fmt.Errorf("--only %q matches no metric", only)
 	}
-	if asJSON {
-		enc := json.NewEncoder(out)
-		for _, s := range all {
-			if err := enc.Encode(s); err != nil {
-				return err
-			}
-		}
-	} else if err := printTable(out, all); err != nil {
+	if err := write(out, all); err != nil {
 		return err
 	}
 	return errors.Join(errs...)
+}
+
+func printJSON(out io.Writer, all []Sample) error {
+	enc := json.NewEncoder(out)
+	for _, s := range all {
+		if err := enc.Encode(s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func printMarkdown(out io.Writer, all []Sample) error {
+	fmt.Fprintln(out, "| metric | unit | median | min | max | runs | goal | how |\n|---|---|---|---|---|---|---|---|")
+	for _, s := range all {
+		how := s.Note
+		if s.Peer != "" && s.PeerValue != 0 {
+			how = fmt.Sprintf("%.4g %s against %.4g: %s; %s", s.Ours, s.PeerUnit, s.PeerValue, s.Peer, s.Note)
+		}
+		_, err := fmt.Fprintf(out, "| %s | %s | %.4g | %.4g | %.4g | %d | %s | %s |\n",
+			s.Metric, s.Unit, s.Value, s.Min, s.Max, s.Runs, s.Goal, strings.TrimSuffix(how, "; "))
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func printTable(out io.Writer, all []Sample) error {
