@@ -19,7 +19,7 @@ func serviceChange(ctx context.Context, _ *Env) (_ []Sample, err error) {
 	const few, many, rounds, perRound = 10, 5000, 7, 40
 	var tables [2]*serviceTable
 	for i, n := range []int{few, many} {
-		t, err := newServiceTable(ctx, fmt.Sprintf("gantry-bench-%d", n), n)
+		t, err := newServiceTable(ctx, fmt.Sprintf("gantry-bench-%05d", n), n)
 		if err != nil {
 			return nil, err
 		}
