@@ -117,6 +117,13 @@ func TestWhatAContainerSees(t *testing.T) {
 	data := filepath.Join(n.dir, "data")
 	must(t, os.MkdirAll(data, 0o755))
 	must(t, os.WriteFile(filepath.Join(data, "f"), []byte("from the volume\n"), 0o644))
+	outer := filepath.Join(n.dir, "outer")
+	must(t, os.MkdirAll(filepath.Join(outer, "in"), 0o755))
+	must(t, os.WriteFile(filepath.Join(outer, "f"), []byte("from the outer volume\n"), 0o644))
+	links := filepath.Join(n.dir, "links")
+	must(t, os.MkdirAll(filepath.Join(links, "elsewhere", "new"), 0o755))
+	must(t, os.Symlink("/elsewhere/new", filepath.Join(links, "out")))
+	must(t, os.Symlink("../../../../../../../../tmp", filepath.Join(links, "up")))
 	tests := []struct {
 		desc string
 		edit func(*Container)
@@ -162,6 +169,39 @@ func TestWhatAContainerSees(t *testing.T) {
 			c.Args = prog("cat", "/data/f", "write", "/data/g", "y")
 			c.Mounts = []Mount{{Type: "bind", Source: data, Destination: "/data", Options: []string{"rbind", "ro"}}}
 		}, want: []string{"from the volume", "read-only file system"}},
+		{desc: "volume in a volume, writable in read-only", edit: func(c *Container) {
+			c.Args = prog("cat", "/data/f", "write", "/data/in/g", "y", "write", "/data/h", "y")
+			c.Mounts = []Mount{
+				{Type: "bind", Source: outer, Destination: "/data", Options: []string{"rbind", "ro"}},
+				{Type: "bind", Source: data, Destination: "/data/in", Options: []string{"rbind", "rw"}},
+			}
+		}, want: []string{"from the outer volume", "wrote /data/in/g", "write: open /data/h: read-only file system"}},
+		{desc: "volume where the image has links that lead out", edit: func(c *Container) {
+			c.Args = prog("cat", "/out/there/f", "cat", "/elsewhere/new/there/f", "cat", "/up/f", "out", "end")
+			c.Layers = append(c.Layers, links)
+			c.Mounts = []Mount{
+				{Type: "bind", Source: data, Destination: "/out/there"},
+				{Type: "bind", Source: data, Destination: "/up"},
+			}
+		}, want: []string{"from the volume", "end"}, not: []string{"no such file"}},
+		{desc: "volume in /dev", edit: func(c *Container) {
+			c.Args = prog("cat", "/dev/own/dir/f", "cat", "/dev/file", "ls", "/dev")
+			c.Mounts = []Mount{
+				{Type: "bind", Source: data, Destination: "/dev/own/dir"},
+				{Type: "bind", Source: filepath.Join(outer, "f"), Destination: "/dev/file", Options: []string{"bind", "ro"}},
+			}
+		}, want: []string{"from the volume", "from the outer volume", "entry null"}},
+		{desc: "volume over one that is made late", edit: func(c *Container) {
+			c.Args = prog("cat", "/late/in/f")
+			c.Mounts = []Mount{
+				{Type: "tmpfs", Source: "tmpfs", Destination: "/late"},
+				{Type: "bind", Source: data, Destination: "/late/in"},
+			}
+		}, want: []string{"from the volume"}},
+		{desc: "flags of a volume", edit: func(c *Container) {
+			c.Args = prog("mounts")
+			c.Mounts = []Mount{{Type: "bind", Source: data, Destination: "/data", Options: []string{"rbind", "nosuid", "noexec", "nodev", "noatime", "rprivate"}}}
+		}, want: []string{" /data ", " rw,nosuid,nodev,noexec,noatime"}},
 		{desc: "tmpfs", edit: func(c *Container) {
 			c.Args = prog("write", "/scratch/a", "y", "mounts")
 			c.Mounts = []Mount{{Type: "tmpfs", Source: "tmpfs", Destination: "/scratch", Options: []string{"nosuid", "size=1m"}}}

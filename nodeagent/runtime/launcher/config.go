@@ -44,7 +44,7 @@ func configure(root, dev string, w want.Run) (*configs.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	table, err := mounts(dev, w)
+	table, err := mounts(root, dev, w)
 	if err != nil {
 		return nil, err
 	}

@@ -16,9 +16,9 @@ import (
 	"gantry.dev/nodeagent/runtime/want"
 )
 
-// mounts is what premount could not do, and the pod's own mounts, which may
-// lie over any of ours.
-func mounts(dev string, w want.Run) ([]*configs.Mount, error) {
+// mounts is what could not be mounted before: what needs the new namespaces, and
+// of the pod's own mounts, which may lie over any of ours, those that bind left.
+func mounts(root, dev string, w want.Run) ([]*configs.Mount, error) {
 	list := []*configs.Mount{
 		{Source: "proc", Destination: "/proc", Device: "proc", Flags: quiet},
 		{Source: dev, Destination: "/dev", Device: "bind", Flags: unix.MS_BIND | unix.MS_REC},
@@ -30,14 +30,15 @@ func mounts(dev string, w want.Run) ([]*configs.Mount, error) {
 		}
 		list = append(list, m)
 	}
+	var own []*configs.Mount
 	for _, m := range w.Mounts {
 		cm, err := mount(m)
 		if err != nil {
 			return nil, because(want.InvalidMount, fmt.Errorf("mount %s: %w", m.Destination, err))
 		}
-		list = append(list, cm)
+		own = append(own, cm)
 	}
-	return list, nil
+	return append(list, bind(root, dev, own)...), nil
 }
 
 func mount(m want.Mount) (*configs.Mount, error) {

@@ -165,6 +165,7 @@ func premountCgroup1(target, own string, flags uintptr) error {
 	if err != nil {
 		return err
 	}
+	made := []string{target}
 	for _, e := range entries {
 		from, to := filepath.Join(host, e.Name()), filepath.Join(target, e.Name())
 		if e.Type()&os.ModeSymlink != 0 { // cpu -> cpu,cpuacct
@@ -191,11 +192,19 @@ func premountCgroup1(target, own string, flags uintptr) error {
 		if err := mountAt(filepath.Join(from, own), to, "bind", unix.MS_BIND, ""); err != nil {
 			return err
 		}
+		made = append(made, to)
+	}
+	// All of them at once, where the kernel can (5.12).
+	set, _ := attributes(int(flags))
+	if unix.MountSetattr(unix.AT_FDCWD, target, unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: set}) == nil {
+		return nil
+	}
+	for _, to := range made {
 		if err := mountAt("", to, "", unix.MS_BIND|unix.MS_REMOUNT|flags, ""); err != nil {
 			return err
 		}
 	}
-	return mountAt("", target, "", unix.MS_BIND|unix.MS_REMOUNT|flags, "")
+	return nil
 }
 
 // makeCgroup makes the directory, whose parents are mostly there already.
