@@ -191,6 +191,13 @@ func streamConfigs(n schemas.Names, replicas int) []jetstream.StreamConfig {
 		cfg.Replicas = replicas
 		return cfg
 	}
+	// Events are for people and gone after an hour: where the power fails, those
+	// of the last moment may be lost. In turn the start of a pod waits for half as
+	// many syncs. A replicated stream is synced by its log, and refuses the mode.
+	unsynced := jetstream.DefaultPersistMode
+	if replicas == 1 {
+		unsynced = jetstream.AsyncPersistMode
+	}
 	return []jetstream.StreamConfig{
 		// A full bucket of objects refuses new ones; it never drops old ones.
 		bucket(n.ObjectsBucket(), "API objects", jetstream.StreamConfig{
@@ -199,7 +206,7 @@ func streamConfigs(n schemas.Names, replicas int) []jetstream.StreamConfig {
 		// A marker where an event has expired is what removes it from views.
 		bucket(n.EventsBucket(), "v1 Events, for an hour", jetstream.StreamConfig{
 			Storage: jetstream.FileStorage, MaxMsgsPerSubject: 1, MaxBytes: 256 * mib, Discard: jetstream.DiscardOld,
-			MaxAge: time.Hour, SubjectDeleteMarkerTTL: 5 * time.Minute,
+			MaxAge: time.Hour, SubjectDeleteMarkerTTL: 5 * time.Minute, PersistMode: unsynced,
 		}),
 		bucket(n.DesiredBucket(), "what each node must run, compiled from the objects", jetstream.StreamConfig{
 			Storage: jetstream.MemoryStorage, MaxMsgsPerSubject: 1, MaxBytes: 256 * mib, Discard: jetstream.DiscardNew,

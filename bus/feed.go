@@ -112,6 +112,11 @@ func (l *loading) message(m jetstream.Msg) {
 		f.log.Error().Err(err).Str("subject", m.Subject()).Msg("read feed of the view")
 		return
 	}
+	// Most of what comes is our own writing, acknowledged before: decoding it
+	// again would be for nothing. While loading, every key must be seen.
+	if l.seen == nil && f.view.written(f.lane, meta.Sequence.Stream) {
+		return
+	}
 	s, err := f.decode(m, meta)
 	if err != nil {
 		// Somebody wrote by hand what is no object. It is not in the view, and

@@ -171,6 +171,25 @@ func (v *viewCache) deliver(s step) {
 	v.drain(l)
 }
 
+// written takes a step from the feed without its content where an own write
+// has brought that already, and says whether it did.
+func (v *viewCache) written(l *lane, seq uint64) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if seq <= l.pos {
+		return true
+	}
+	s, ok := l.pending[seq]
+	if !ok {
+		return false
+	}
+	v.skipTo(l, seq)
+	delete(l.pending, seq)
+	v.take(l, s)
+	v.drain(l)
+	return true
+}
+
 // passed tells that the feed has gone by a message that is not an object.
 func (v *viewCache) passed(l *lane, seq uint64) {
 	v.mu.Lock()
