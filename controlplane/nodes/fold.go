@@ -15,6 +15,7 @@ const (
 	reasonNodeNotReady = "NodeNotReady"
 	reasonUnknown      = "NodeStatusUnknown"
 	reasonNeverUpdated = "NodeStatusNeverUpdated"
+	reasonCreating     = "ContainerCreating"
 	messageUnknown     = "The node agent stopped reporting."
 	messageNever       = "The node agent has not reported yet."
 )

@@ -89,6 +89,7 @@ type podNews struct {
 	gone   bool
 	held   *corev1.PodCondition // the Ready condition before its node was lost
 	orphan time.Time            // since when its node has not existed
+	since  time.Time            // when its first report was looked at
 }
 
 // New makes the role; podCIDR is the range of all nodes together.

@@ -258,3 +258,41 @@ func TestComposeFollowsANodesLife(t *testing.T) {
 		t.Errorf("one that is back under a new control plane is ready: %s", got)
 	}
 }
+
+func TestOnlyAStartUnderWayMayWait(t *testing.T) {
+	creating := corev1.ContainerStatus{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reasonCreating}}}
+	because := func(reason, message string) corev1.ContainerStatus {
+		return corev1.ContainerStatus{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason, Message: message}}}
+	}
+	runs := corev1.ContainerStatus{State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}
+	again := creating
+	again.RestartCount = 1
+	now := metav1.NewTime(noon)
+	for _, test := range []struct {
+		desc   string
+		stored corev1.Pod
+		phase  corev1.PodPhase
+		said   []corev1.ContainerStatus
+		want   bool
+	}{
+		{desc: "all are being created", phase: corev1.PodPending, said: []corev1.ContainerStatus{creating, creating}, want: true},
+		{desc: "one runs", phase: corev1.PodPending, said: []corev1.ContainerStatus{creating, runs}},
+		{desc: "an image cannot be pulled", phase: corev1.PodPending, said: []corev1.ContainerStatus{because("ErrImagePull", "no such image")}},
+		{desc: "something is in the way", phase: corev1.PodPending, said: []corev1.ContainerStatus{because(reasonCreating, "no address is free")}},
+		{desc: "it is not the first time", phase: corev1.PodPending, said: []corev1.ContainerStatus{again}},
+		{desc: "nothing is said of containers", phase: corev1.PodPending},
+		{desc: "the pod has failed", phase: corev1.PodFailed, said: []corev1.ContainerStatus{creating}},
+		{
+			desc: "it is news that they do not run any more", phase: corev1.PodPending, said: []corev1.ContainerStatus{creating},
+			stored: corev1.Pod{Status: corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{runs}}},
+		},
+		{
+			desc: "the pod is being deleted", phase: corev1.PodPending, said: []corev1.ContainerStatus{creating},
+			stored: corev1.Pod{ObjectMeta: metav1.ObjectMeta{DeletionTimestamp: &now}},
+		},
+	} {
+		if got := onTheWay(&test.stored, &corev1.PodStatus{Phase: test.phase, ContainerStatuses: test.said}); got != test.want {
+			t.Errorf("%s: may wait is %v, want %v", test.desc, got, test.want)
+		}
+	}
+}

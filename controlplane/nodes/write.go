@@ -19,6 +19,11 @@ import (
 // before it is let go: the node may be about to register.
 const orphanGrace = 40 * time.Second
 
+// startGrace is how long word that a pod's containers are being created may
+// wait for what comes of it. Most pods start within that, and one write tells
+// all: each costs a sync, and in a burst they stand in line for the disk.
+const startGrace = 2 * time.Second
+
 // writeNode makes the Node object say what is known, and returns its revision
 // if that took a write.
 func (n *Nodes) writeNode(ctx context.Context, name string) (uint64, error) {
@@ -130,6 +135,22 @@ func verdict(pod *corev1.Pod, nodeExists, nodeDeleted, gone bool, orphanFor time
 	return fold
 }
 
+// onTheWay tells whether a status says no more of a pod than that its start is
+// under way, as one that was bound a moment ago says by itself.
+func onTheWay(pod *corev1.Pod, status *corev1.PodStatus) bool {
+	if len(pod.Status.ContainerStatuses) > 0 || len(status.ContainerStatuses) == 0 ||
+		pod.DeletionTimestamp != nil || status.Phase != corev1.PodPending {
+		return false
+	}
+	for i := range status.ContainerStatuses {
+		w := status.ContainerStatuses[i].State.Waiting
+		if w == nil || w.Reason != reasonCreating || w.Message != "" || status.ContainerStatuses[i].RestartCount > 0 {
+			return false
+		}
+	}
+	return true
+}
+
 func (n *Nodes) writePod(ctx context.Context, key, namespace, name string) error {
 	pod, _ := n.store.View().Get(schemas.Pods, namespace, name).(*corev1.Pod)
 	if pod == nil {
@@ -167,6 +188,10 @@ func (n *Nodes) writePod(ctx context.Context, key, namespace, name string) error
 		orphanFor = now.Sub(p.orphan)
 	}
 	report, held := p.report, p.held
+	if report != nil && p.since.IsZero() {
+		p.since = now
+	}
+	since := p.since
 	lost := false
 	if a := n.nodes[node]; a != nil {
 		lost = a.lost
@@ -193,6 +218,12 @@ func (n *Nodes) writePod(ctx context.Context, key, namespace, name string) error
 		return nil
 	}
 	status, hold := Fold(pod, report, held, lost, now)
+	if report != nil && onTheWay(pod, &status) {
+		if left := startGrace - now.Sub(since); left > 0 {
+			n.lanes.wakeAfter(key, left)
+			return nil
+		}
+	}
 	if !equality.Semantic.DeepEqual(status, pod.Status) {
 		next := pod.DeepCopy()
 		next.Status = status
