@@ -54,6 +54,7 @@ type Admission struct {
 	logs      LogsFunc
 	log       zerolog.Logger
 	now       func() time.Time
+	encoded   encoded
 }
 
 // New makes an Admission; Bootstrap is to be called before it serves.

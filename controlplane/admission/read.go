@@ -26,7 +26,7 @@ func (a *Admission) get(kind schemas.Kind, call schemas.Call) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	body, err := json.Marshal(o)
+	body, err := a.encoded.of(o)
 	return reply{body: body}, err
 }
 
@@ -109,12 +109,35 @@ func fieldsOf(o schemas.Object) fields.Set {
 	return set
 }
 
-// listReply is a list as Kubernetes writes it: <Kind>List with items.
+// listReply is a list as Kubernetes writes it: <Kind>List with items, which
+// are JSON already and follow the rest.
 type listReply struct {
-	Kind       string            `json:"kind"`
-	APIVersion string            `json:"apiVersion"`
-	Metadata   metav1.ListMeta   `json:"metadata"`
-	Items      []json.RawMessage `json:"items"`
+	Kind       string          `json:"kind"`
+	APIVersion string          `json:"apiVersion"`
+	Metadata   metav1.ListMeta `json:"metadata"`
+	items      [][]byte
+}
+
+// encode puts the items into their place as they are: the encoder would read
+// each of their bytes once more.
+func (l listReply) encode() ([]byte, error) {
+	head, err := json.Marshal(l)
+	if err != nil {
+		return nil, err
+	}
+	size := len(head) + len(`,"items":[]`) + len(l.items)
+	for _, item := range l.items {
+		size += len(item)
+	}
+	out := append(make([]byte, 0, size), head[:len(head)-1]...)
+	out = append(out, `,"items":[`...)
+	for i, item := range l.items {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		out = append(out, item...)
+	}
+	return append(out, "]}"...), nil
 }
 
 // position is a continue token: where the next page begins, and the revision
@@ -169,19 +192,18 @@ func (a *Admission) list(kind schemas.Kind, call schemas.Call, body []byte) (rep
 	out := listReply{
 		Kind: kind.GVK.Kind + "List", APIVersion: kind.GVK.GroupVersion().String(),
 		Metadata: metav1.ListMeta{ResourceVersion: strconv.FormatUint(start.Revision, 10)},
-		Items:    []json.RawMessage{},
 	}
 	size := 0
 	for i, o := range all {
 		if !sel.matches(o) {
 			continue
 		}
-		item, err := json.Marshal(o)
+		item, err := a.encoded.of(o)
 		if err != nil {
 			return reply{}, fmt.Errorf("encode %s %s: %w", kind.Singular, o.GetName(), err)
 		}
-		full := opts.Limit > 0 && int64(len(out.Items)) == opts.Limit
-		if full || len(out.Items) > 0 && size+len(item) > maxReply {
+		full := opts.Limit > 0 && int64(len(out.items)) == opts.Limit
+		if full || len(out.items) > 0 && size+len(item) > maxReply {
 			next := position{Revision: start.Revision, Namespace: o.GetNamespace(), Name: o.GetName()}
 			if out.Metadata.Continue, err = next.token(); err != nil {
 				return reply{}, err
@@ -193,8 +215,8 @@ func (a *Admission) list(kind schemas.Kind, call schemas.Call, body []byte) (rep
 			break
 		}
 		size += len(item) + 1
-		out.Items = append(out.Items, item)
+		out.items = append(out.items, item)
 	}
-	data, err := json.Marshal(out)
+	data, err := out.encode()
 	return reply{body: data}, err
 }
