@@ -10,7 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"regexp"
-	"runtime/debug"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -93,11 +93,7 @@ func run(args []string, out io.Writer) error {
 	if f.Log, err = logger(f.level, f.format, out); err != nil {
 		return err
 	}
-	// The heap of an idle plane is small; giving back early what a burst took is
-	// worth the processor time.
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(50)
-	}
+	defer runtime.KeepAlive(tuneMemory())
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	began := time.Now()
@@ -114,6 +110,7 @@ func run(args []string, out io.Writer) error {
 		Str("gantry", "gantry --credentials "+p.AdminCredentials()+" get nodes").
 		Str("nats", "nats --context "+p.NATSContext()+" kv ls").
 		Msg("control plane serves")
+	go giveBack(ctx)
 	var failed error
 	select {
 	case <-ctx.Done():
