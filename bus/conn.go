@@ -235,7 +235,16 @@ func streamConfigs(n schemas.Names, replicas int) []jetstream.StreamConfig {
 // the health stream for good by the server itself, and rollup by default.
 func (c *Conn) ensureStream(ctx context.Context, cfg jetstream.StreamConfig) error {
 	return retryAPI(ctx, func(ctx context.Context) error {
-		_, err := c.js.CreateOrUpdateStream(ctx, cfg)
+		// How a stream is synced is settled when it is made; one of an earlier
+		// version stays as it is.
+		have, err := c.js.Stream(ctx, cfg.Name)
+		switch {
+		case err == nil:
+			cfg.PersistMode = have.CachedInfo().Config.PersistMode
+		case !errors.Is(err, jetstream.ErrStreamNotFound):
+			return err
+		}
+		_, err = c.js.CreateOrUpdateStream(ctx, cfg)
 		return err
 	})
 }

@@ -219,3 +219,22 @@ func TestOpenRefusesAnotherSigner(t *testing.T) {
 		t.Errorf("opened with another signing key: %v", err)
 	}
 }
+
+func TestStreamOfAnEarlierVersionIsTakenAsItIs(t *testing.T) {
+	s := startTestServer(t, t.TempDir())
+	c := openTest(t, s)
+	ctx := testContext(t)
+	for _, cfg := range streamConfigs(c.names, 1) {
+		if cfg.PersistMode == jetstream.DefaultPersistMode {
+			continue
+		}
+		if err := c.js.DeleteStream(ctx, cfg.Name); err != nil {
+			t.Fatal(err)
+		}
+		cfg.PersistMode = jetstream.DefaultPersistMode
+		if _, err := c.js.CreateStream(ctx, cfg); err != nil {
+			t.Fatal(err)
+		}
+	}
+	openTest(t, s)
+}
