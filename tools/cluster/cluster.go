@@ -33,6 +33,9 @@ type Options struct {
 	AgentFlags   []string
 	ControlFlags []string
 	LogLevel     string
+	// Fresh refuses to start on state that is there already, so that taking the
+	// cluster down removes nothing of others.
+	Fresh bool
 }
 
 func (o *Options) defaults() {
@@ -53,6 +56,7 @@ func (o *Options) defaults() {
 type Cluster struct {
 	Options
 	procs map[string]Process
+	found bool // its state was there before it was started
 }
 
 // Process is a daemon, told from a later one with the same pid by its start time.
@@ -76,19 +80,20 @@ const (
 	Registry     = "registry"
 )
 
-func recordPath(runDir string) string { return filepath.Join(runDir, "cluster.json") }
+func recordPath(dir string) string { return filepath.Join(dir, "cluster.json") }
 
-// Open finds the cluster that keeps its record in o.RunDir; os.ErrNotExist
-// where there is none.
+// Open finds the cluster that keeps its record in o.RunDir, or whose state lies
+// in o.StateDir, as after a reboot, when nothing of it runs; os.ErrNotExist
+// where there is neither.
 func Open(o Options) (*Cluster, error) {
 	o.defaults()
-	data, err := os.ReadFile(recordPath(o.RunDir))
+	r, err := readRecord(o.RunDir)
+	if errors.Is(err, os.ErrNotExist) {
+		r, err = readRecord(o.StateDir)
+		r.RunDir, r.Procs = o.RunDir, map[string]Process{} // of before the reboot
+	}
 	if err != nil {
 		return nil, err
-	}
-	var r record
-	if err := json.Unmarshal(data, &r); err != nil {
-		return nil, fmt.Errorf("read %s: %w", recordPath(o.RunDir), err)
 	}
 	o.StateDir, o.Node = r.StateDir, r.Node
 	if o.Bin == "" {
@@ -97,26 +102,44 @@ func Open(o Options) (*Cluster, error) {
 	return &Cluster{Options: o, procs: r.Procs}, nil
 }
 
+func readRecord(dir string) (r record, err error) {
+	data, err := os.ReadFile(recordPath(dir))
+	if err != nil {
+		return r, err
+	}
+	if err := json.Unmarshal(data, &r); err != nil {
+		return r, fmt.Errorf("read %s: %w", recordPath(dir), err)
+	}
+	return r, nil
+}
+
 // ErrRunning says that a cluster already runs with this run directory.
 var ErrRunning = errors.New("a cluster already runs here: `task down` removes it")
 
 // Start brings the control plane, the registry (where asked for) and the node
-// agent up, and returns when the node has reported. What was begun is removed
-// again where it fails.
-func Start(ctx context.Context, o Options) (c *Cluster, err error) {
+// agent up, and returns when the node has reported. Where it fails, what it
+// made is removed again; state that was there before stays.
+func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
 	o.defaults()
 	if old, openErr := Open(o); openErr == nil && old.anyAlive() {
 		return nil, ErrRunning
 	}
-	if err := mustBeFree(o.Listen); err != nil {
+	if err := mustBeFree(o.Listen, "stop it, or choose another address with --listen"); err != nil {
 		return nil, err
 	}
-	c = &Cluster{Options: o, procs: map[string]Process{}}
+	if o.Registry != "" {
+		if err := mustBeFree(o.Registry, "the cluster's registry needs it: stop that program"); err != nil {
+			return nil, err
+		}
+	}
+	_, statErr := os.Stat(o.StateDir)
+	c := &Cluster{Options: o, procs: map[string]Process{}, found: statErr == nil}
+	if c.found && o.Fresh {
+		return nil, fmt.Errorf("%s holds the state of another cluster: `task down` removes one that `task up` made", o.StateDir)
+	}
 	defer func() {
 		if err != nil {
-			stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-			defer cancel()
-			err = errors.Join(err, c.Stop(stopCtx, false))
+			err = errors.Join(err, c.Abandon(ctx))
 		}
 	}()
 	for _, dir := range []string{o.RunDir, c.logDir()} {
@@ -138,10 +161,21 @@ func Start(ctx context.Context, o Options) (c *Cluster, err error) {
 	return c, nil
 }
 
-func mustBeFree(address string) error {
+// Abandon takes down what could not be brought up as a whole, though ctx has
+// ended. State that was there before stays.
+func (c *Cluster) Abandon(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	return c.Stop(ctx, c.found)
+}
+
+func mustBeFree(address, advice string) error {
 	l, err := net.Listen("tcp", address)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("address %s is taken by another program: %s: %w", address, advice, err)
+	}
 	if err != nil {
-		return fmt.Errorf("address %s is taken by another program: stop it, or choose another with --listen: %w", address, err)
+		return fmt.Errorf("address %s cannot be used: %w", address, err)
 	}
 	return l.Close()
 }
@@ -254,11 +288,16 @@ func (c *Cluster) save() error {
 	if err != nil {
 		return err
 	}
-	tmp := recordPath(c.RunDir) + ".tmp"
-	if err := os.WriteFile(tmp, data, 0o600); err != nil {
-		return err
+	for _, dir := range []string{c.StateDir, c.RunDir} {
+		tmp := recordPath(dir) + ".tmp"
+		if err := os.WriteFile(tmp, data, 0o600); err != nil {
+			return err
+		}
+		if err := os.Rename(tmp, recordPath(dir)); err != nil {
+			return err
+		}
 	}
-	return os.Rename(tmp, recordPath(c.RunDir))
+	return nil
 }
 
 // await returns when a daemon has written its ready file, or says what it

@@ -11,9 +11,6 @@ import (
 // startRegistry serves the cluster's own registry, a directory under the state
 // directory, and waits until it accepts connections.
 func (c *Cluster) startRegistry(ctx context.Context) error {
-	if err := mustBeFree(c.Registry); err != nil {
-		return err
-	}
 	if err := c.spawn(Registry, []string{"--listen", c.Registry, "--dir", filepath.Join(c.StateDir, "registry")}); err != nil {
 		return err
 	}

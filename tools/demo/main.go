@@ -47,20 +47,27 @@ func command(ctx context.Context, name string, args []string) error {
 		flags.PrintDefaults()
 	}
 	bin := flags.String("bin", defaultBin(), "directory of the binaries")
+	o := cluster.Options{Registry: registryAddress}
+	flags.StringVar(&o.StateDir, "state-dir", "/var/lib/gantry", "what survives a reboot; gantry finds its credentials there without flags only by the default")
+	flags.StringVar(&o.RunDir, "run-dir", "/run/gantry", "what does not survive a reboot")
 	switch name {
 	case "run":
 		manifest := flags.String("manifest", "examples/web.yaml", "what to apply")
+		flags.StringVar(&o.Listen, "listen", defaultListen, "address of the bus")
 		_ = flags.Parse(args) // ExitOnError
-		return run(ctx, *bin, *manifest)
+		o.Bin, o.Fresh = *bin, true
+		return run(ctx, o, *manifest)
 	case "up":
 		detach := flags.Bool("d", false, "leave it running in the background")
-		listen := flags.String("listen", "127.0.0.1:4222", "address of the bus")
+		flags.StringVar(&o.Listen, "listen", defaultListen, "address of the bus")
 		_ = flags.Parse(args)
-		return up(ctx, *bin, *listen, *detach)
+		o.Bin = *bin
+		return up(ctx, o, *detach)
 	case "down":
-		keep := flags.Bool("keep-state", false, "keep /var/lib/gantry: objects, keys, images and logs")
+		keep := flags.Bool("keep-state", false, "keep the state directory: objects, keys, images and logs")
 		_ = flags.Parse(args)
-		return down(ctx, *bin, *keep)
+		o.Bin = *bin
+		return down(ctx, o, *keep)
 	}
 	fmt.Fprint(os.Stderr, usage)
 	return fmt.Errorf("unknown command %q", name)
@@ -80,18 +87,19 @@ func defaultBin() string {
 	return bin
 }
 
-const registryAddress = "127.0.0.1:5050"
+const (
+	registryAddress = "127.0.0.1:5050"
+	defaultListen   = "127.0.0.1:4222"
+)
 
-func up(ctx context.Context, bin, listen string, detach bool) error {
+func up(ctx context.Context, o cluster.Options, detach bool) error {
 	steps := newSteps(os.Stdout)
 	startCtx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	var c *cluster.Cluster
 	err := steps.do("start control plane, registry and node agent", func() (string, error) {
 		var err error
-		c, err = cluster.Start(startCtx, cluster.Options{
-			Bin: bin, Listen: listen, Registry: registryAddress,
-		})
+		c, err = cluster.Start(startCtx, o)
 		if err != nil {
 			return "", err
 		}
@@ -101,12 +109,10 @@ func up(ctx context.Context, bin, listen string, detach bool) error {
 		return err
 	}
 	err = steps.do("push the sample image", func() (string, error) {
-		return "127.0.0.1:5050/gantry/web:v1", pushSample(startCtx, bin, registryAddress+"/gantry/web:v1")
+		return "127.0.0.1:5050/gantry/web:v1", pushSample(startCtx, o.Bin, registryAddress+"/gantry/web:v1")
 	})
 	if err != nil {
-		stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-		defer cancel()
-		return errors.Join(err, c.Stop(stopCtx, false))
+		return errors.Join(err, c.Abandon(ctx))
 	}
 	printHints(c)
 	if detach {
@@ -120,8 +126,8 @@ func up(ctx context.Context, bin, listen string, detach bool) error {
 	return takeDown(stopCtx, steps, c, false)
 }
 
-func down(ctx context.Context, bin string, keep bool) error {
-	c, err := cluster.Open(cluster.Options{Bin: bin})
+func down(ctx context.Context, o cluster.Options, keep bool) error {
+	c, err := cluster.Open(o)
 	if errors.Is(err, os.ErrNotExist) {
 		fmt.Println("no cluster is up here")
 		return nil

@@ -23,13 +23,13 @@ import (
 
 // run is the demo: each step holds or the whole fails, and whatever happens,
 // everything that it made is removed.
-func run(ctx context.Context, bin, manifest string) (err error) {
+func run(ctx context.Context, o cluster.Options, manifest string) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
-	d := &demo{bin: bin, steps: newSteps(os.Stdout)}
+	d := &demo{bin: o.Bin, steps: newSteps(os.Stdout)}
 	err = d.steps.do("start control plane, registry and node agent", func() (string, error) {
 		var err error
-		d.cluster, err = cluster.Start(ctx, cluster.Options{Bin: bin, Registry: registryAddress})
+		d.cluster, err = cluster.Start(ctx, o)
 		if err != nil {
 			return "", err
 		}
@@ -48,7 +48,7 @@ func run(ctx context.Context, bin, manifest string) (err error) {
 		title string
 		do    func() (string, error)
 	}{
-		{"build the sample image and push it to the registry", func() (string, error) { return image, pushSample(ctx, bin, image) }},
+		{"build the sample image and push it to the registry", func() (string, error) { return image, pushSample(ctx, o.Bin, image) }},
 		{"gantry apply -f " + manifest, func() (string, error) { return d.apply(ctx, manifest) }},
 		{"wait until 3 replicas are ready", func() (string, error) { return d.awaitReady(ctx) }},
 		{"ask the Service until all 3 pods have answered", func() (string, error) { return d.askService(ctx) }},
