@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -101,6 +102,62 @@ func TestInsideAContainer(t *testing.T) {
 			t.Errorf("the program did not see %q; it saw:\n%s", want, out)
 		}
 	}
+
+	// Where the pod says nothing: the default profile and capabilities, and the
+	// image's own user and directory.
+	l.apply(onePod("plain", `"args":["env"]`, `"restartPolicy":"Never"`))
+	l.pod("plain", "has ended", func(p corev1.Pod) bool { return p.Status.Phase == corev1.PodSucceeded })
+	out = l.must(l.gantry("", "logs", "plain"))
+	for _, want := range []string{"Seccomp=2", "NoNewPrivs=0", "CapBnd=00000000a80425fb", "CapAmb=0000000000000000", "hostname=plain", "pid=1"} {
+		if !strings.Contains(out, want+"\n") {
+			t.Errorf("without settings the program did not see %q; it saw:\n%s", want, out)
+		}
+	}
+}
+
+// TestLimits: what the pod asks for is what the kernel holds it to.
+func TestLimits(t *testing.T) {
+	l := newLab(t, "--pids-limit", "123")
+	l.apply(onePod("bound", `"resources":{"limits":{"memory":"64Mi","cpu":"250m"},"requests":{"cpu":"100m"}}`, ""))
+	p := l.pod("bound", "is ready", ready)
+	pid, err := l.ContainerPID(string(p.UID), "c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := map[string][2]string{ // by controller: file and content
+		"memory": {"memory.limit_in_bytes", "67108864"}, "pids": {"pids.max", "123"}, "cpu": {"cpu.cfs_quota_us", "25000"},
+	}
+	seen := 0
+	for line := range strings.Lines(string(data)) {
+		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		for _, controller := range strings.Split(parts[1], ",") {
+			want, ok := files[controller]
+			if !ok {
+				continue
+			}
+			got, err := os.ReadFile(filepath.Join("/sys/fs/cgroup", controller, parts[2], want[0]))
+			if err != nil || strings.TrimSpace(string(got)) != want[1] {
+				t.Errorf("%s is %q, want %s: %v", want[0], got, want[1], err)
+			}
+			seen++
+		}
+		if parts[1] == "" && seen == 0 { // cgroup v2
+			for name, want := range map[string]string{"memory.max": "67108864", "pids.max": "123", "cpu.max": "25000 100000"} {
+				got, err := os.ReadFile(filepath.Join("/sys/fs/cgroup", parts[2], name))
+				if err != nil || strings.TrimSpace(string(got)) != want {
+					t.Errorf("%s is %q, want %s: %v", name, got, want, err)
+				}
+			}
+			seen = len(files)
+		}
+	}
+	if seen != len(files) {
+		t.Errorf("%d of %d limits found in\n%s", seen, len(files), data)
+	}
 }
 
 // TestContainersOfAPod share the network; each has its own log.
@@ -183,19 +240,33 @@ func TestGracefulTermination(t *testing.T) {
 	}
 }
 
-// TestImageWithoutRegistry: an archive goes into the node's store and runs.
+// TestImageWithoutRegistry: each form of an image file goes into the node's
+// store and runs.
 func TestImageWithoutRegistry(t *testing.T) {
 	l := newLab(t)
-	archive := l.dir + "/web.tar"
-	l.must(command(l.ctx, "", l.bin+"/gantry-images", "save", l.dir+"/image", archive, "example.test/offline/web:v2"))
-	out := l.must(l.gantry("", "image", "load", archive))
-	if !strings.Contains(out, "example.test/offline/web:v2") {
-		t.Errorf("image load printed %q", out)
+	layout := filepath.Join(l.dir, "image") // newLab built it, as web:latest
+	docker, oci := filepath.Join(l.dir, "docker.tar"), filepath.Join(l.dir, "oci.tar")
+	l.must(command(l.ctx, "", l.bin+"/gantry-images", "save", layout, docker, "example.test/offline/web:v2"))
+	l.must(command(l.ctx, "", "tar", "-C", layout, "-cf", oci, "."))
+	for _, c := range []struct{ name, file, image string }{
+		{"docker-archive", docker, "example.test/offline/web:v2"},
+		{"oci-archive", oci, "docker.io/library/web:latest"},
+		{"oci-layout", layout, "docker.io/library/web:latest"},
+	} {
+		if out := l.must(l.gantry("", "image", "load", c.file)); !strings.Contains(out, c.image) {
+			t.Errorf("image load of the %s printed %q", c.name, out)
+		}
+		l.apply(strings.Replace(onePod(c.name, `"imagePullPolicy":"Never"`, ""), sampleImage, c.image, 1))
+		l.pod(c.name, "runs", func(p corev1.Pod) bool { return p.Status.Phase == corev1.PodRunning })
 	}
-	manifest := strings.Replace(onePod("offline", `"imagePullPolicy":"Never"`, ""), sampleImage, "example.test/offline/web:v2", 1)
-	l.apply(manifest)
-	l.pod("offline", "runs", func(p corev1.Pod) bool { return p.Status.Phase == corev1.PodRunning })
-	if err := os.Remove(archive); err != nil {
+	bad := filepath.Join(l.dir, "bad.tar")
+	if err := os.WriteFile(bad, []byte("no archive"), 0o600); err != nil {
 		t.Fatal(err)
+	}
+	if _, err := l.gantry("", "image", "load", bad); err == nil || !strings.Contains(err.Error(), "bad.tar") {
+		t.Errorf("image load of garbage: %v", err)
+	}
+	if _, err := l.gantry("", "image", "load", bad+".none"); err == nil || !strings.Contains(err.Error(), "bad.tar.none") {
+		t.Errorf("image load of nothing: %v", err)
 	}
 }
