@@ -3,12 +3,14 @@ package bus
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -34,6 +36,11 @@ var docTypes = map[string]func() any{
 	"LogRequest":      func() any { return &schemas.LogRequest{} },
 	"WatchReply":      func() any { return &schemas.WatchReply{} },
 	"Status":          func() any { return &metav1.Status{} },
+	"Namespace":       func() any { return &corev1.Namespace{} },
+	"Service":         func() any { return &corev1.Service{} },
+	"ServiceList":     func() any { return &corev1.ServiceList{} },
+	"Deployment":      func() any { return &appsv1.Deployment{} },
+	"Images":          func() any { return &[]map[string]any{} },
 	"NodeCredentials": func() any { return &schemas.NodeCredentials{} },
 	"UserCredentials": func() any { return &schemas.UserCredentials{} },
 }
@@ -65,9 +72,9 @@ func (r *replay) last() any {
 	return r.told[len(r.told)-1]
 }
 
-// TestDocs replays docs/bus.md. Examples of the API (api, answer) need the
-// control plane: here only their form is checked, its own tests replay them
-// with the same reader.
+// TestDocs replays docs/bus.md. Examples of the API and of nodes (api, node,
+// answer) need the daemons: here only their form is checked, the end-to-end
+// tests replay them with the same reader.
 func TestDocs(t *testing.T) {
 	all, err := examples.Read("../docs/bus.md")
 	if err != nil {
@@ -108,6 +115,10 @@ func (r *replay) example(e, answer examples.Example) {
 	case "api":
 		if _, err := (schemas.Names{}).ParseAPI(e.Args[0]); err != nil {
 			r.Error(err)
+		}
+	case "node":
+		if known := []string{schemas.NodeMethodImages, schemas.NodeMethodImagePut, schemas.NodeMethodLogs}; !slices.Contains(known, e.Args[0]) {
+			r.Errorf("nodes have %q, not %q", known, e.Args[0])
 		}
 	case "reply", "answer", "file":
 		r.decode(e, 0)

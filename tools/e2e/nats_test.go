@@ -23,8 +23,12 @@ func (l *lab) nats(args ...string) (string, error) {
 	if _, err := os.Stat(cli); err != nil {
 		l.Fatalf("no NATS command line: run `task nats-cli` first: %v", err)
 	}
-	context := filepath.Join(filepath.Dir(l.Credentials()), "nats-context.json")
-	return command(l.ctx, "", cli, append([]string{"--context", context}, args...)...)
+	return command(l.ctx, "", cli, append([]string{"--context", contextOf(l.Credentials())}, args...)...)
+}
+
+// contextOf is the nats command line's context beside a credentials file.
+func contextOf(credentials string) string {
+	return filepath.Join(filepath.Dir(credentials), "nats-context.json")
 }
 
 // request sends a body and returns the first JSON value of what is printed.

@@ -1,0 +1,141 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"gantry.dev/bus/examples"
+)
+
+// TestBusDocs replays the API's story in docs/bus.md, and its calls of a node,
+// by the nats command line. (The bus's own tests replay the rest.)
+func TestBusDocs(t *testing.T) {
+	all, err := examples.Read("../../docs/bus.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// newLab pushes the sample image, but nothing has pulled it yet.
+	l := newLab(t)
+	verbs := map[string]bool{}
+	revision := ""
+	for i, e := range all {
+		subject := ""
+		switch e.Verb {
+		case "api":
+			subject = e.Args[0]
+			verbs[strings.Split(subject, ".")[1]] = true
+		case "node":
+			subject = "node." + l.Node + "." + e.Args[0]
+			verbs[e.Args[0]] = true
+		default:
+			continue
+		}
+		if i+1 == len(all) || all[i+1].Verb != "answer" {
+			t.Errorf("docs/bus.md:%d: no answer follows", e.Line)
+			continue
+		}
+		args := []string{"req", "--raw", "--timeout", "10s", subject, strings.ReplaceAll(e.Body, "REVISION", revision)}
+		if e.Verb == "node" {
+			for _, h := range e.Args[1:] {
+				args = append(args, "--header", strings.Replace(h, "=", ":", 1))
+			}
+		}
+		out := l.must(l.nats(args...))
+		var want, got any
+		if err := json.Unmarshal([]byte(all[i+1].Body), &want); err != nil {
+			t.Fatalf("docs/bus.md:%d: %v", all[i+1].Line, err)
+		}
+		if err := json.Unmarshal([]byte(out), &got); err != nil {
+			t.Errorf("docs/bus.md:%d: %s answers %q: %v", e.Line, subject, out, err)
+			continue
+		}
+		if diff := missing("", want, got); diff != "" {
+			t.Errorf("docs/bus.md:%d: %s answers %s\nwhich %s", e.Line, subject, out, diff)
+		}
+		if m, ok := got.(map[string]any); ok {
+			if r, ok := m["resourceVersion"].(string); ok {
+				revision = r
+			}
+		}
+	}
+	for _, verb := range []string{"apply", "create", "get", "list", "watch", "update", "patch", "delete", "log", "images", "image-put"} {
+		if !verbs[verb] {
+			t.Errorf("docs/bus.md has no example of %s", verb)
+		}
+	}
+}
+
+// missing says what of want is not in got: fields that want leaves out do not
+// matter, lists must be of one length.
+func missing(path string, want, got any) string {
+	switch w := want.(type) {
+	case map[string]any:
+		g, _ := got.(map[string]any)
+		for k, v := range w {
+			if diff := missing(path+"."+k, v, g[k]); diff != "" {
+				return diff
+			}
+		}
+	case []any:
+		g, ok := got.([]any)
+		if !ok || len(g) != len(w) {
+			return fmt.Sprintf("has not %d entries at %s", len(w), path)
+		}
+		for i := range w {
+			if diff := missing(fmt.Sprintf("%s[%d]", path, i), w[i], g[i]); diff != "" {
+				return diff
+			}
+		}
+	default:
+		if want != got {
+			return fmt.Sprintf("has %v at %s, not %v", got, path, want)
+		}
+	}
+	return ""
+}
+
+// TestReadmeCommands runs what the README shows of gantry and nats, literally,
+// in order; only where the binaries and credentials lie is the test's own.
+func TestReadmeCommands(t *testing.T) {
+	l := newLab(t)
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	script := &strings.Builder{}
+	fmt.Fprintf(script, "set -e\ncd ../..\nnats() { .cache/bin/nats --context %s \"$@\"; }\n", contextOf(l.Credentials()))
+	n := 0
+	for _, block := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(string(readme), -1) {
+		for line := range strings.Lines(block[1]) {
+			line, _, _ = strings.Cut(strings.TrimSpace(line), "   #")
+			line = strings.TrimSpace(line)
+			switch {
+			case strings.HasPrefix(line, "bin/gantry "), strings.HasPrefix(line, "nats "):
+			default:
+				continue // task and go run: other tests and tasks
+			}
+			n++
+			fmt.Fprintf(script, "echo '+ %s'\n", strings.ReplaceAll(line, "'", `'"'"'`))
+			if strings.HasPrefix(line, "nats kv watch") || strings.HasPrefix(line, "nats sub") {
+				// They show and go on until they are stopped.
+				line = "timeout 2 .cache/bin/nats --context " + contextOf(l.Credentials()) + strings.TrimPrefix(line, "nats") + " || [ $? = 124 ]"
+			}
+			fmt.Fprintln(script, line)
+		}
+	}
+	if n < 15 {
+		t.Fatalf("only %d commands found", n)
+	}
+	t.Setenv("GANTRY_CREDENTIALS", l.Credentials())
+	out, err := command(l.ctx, "", "sh", "-c", script.String())
+	if err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if strings.Contains(out, `"status":"Failure"`) {
+		t.Errorf("something was refused:\n%s", out)
+	}
+}
