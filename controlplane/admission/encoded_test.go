@@ -8,6 +8,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
 
 	"gantry.dev/schemas"
 )
@@ -75,5 +77,37 @@ func TestListReplyIsJSON(t *testing.T) {
 		if got.Kind != "PodList" || got.Metadata.ResourceVersion != "7" || got.Items == nil || len(got.Items) != len(items) {
 			t.Errorf("%d items became %s", len(items), data)
 		}
+	}
+}
+
+func TestWatchReplyIsTheWireType(t *testing.T) {
+	w := watchReply{encoded: &encoded{}, revision: 9}
+	var want schemas.WatchReply
+	for n, event := range []watch.EventType{"", watch.Added, watch.Modified, watch.Deleted} {
+		if event != "" {
+			o := namedPod("a", string(event))
+			if !w.add(event, o) {
+				t.Fatal("it does not fit")
+			}
+			data, err := json.Marshal(o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want.Items = append(want.Items, metav1.WatchEvent{Type: string(event), Object: runtime.RawExtension{Raw: data}})
+		}
+		var got schemas.WatchReply
+		if err := json.Unmarshal(w.reply().body, &got); err != nil {
+			t.Fatal(err)
+		}
+		want.ResourceVersion = "9"
+		if n == 0 {
+			want.Items = []metav1.WatchEvent{}
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%d events (-want +got):\n%s", n, diff)
+		}
+	}
+	if w.add(watch.Added, namedPod("large", strings.Repeat("x", maxReply))) {
+		t.Error("an answer takes more than the bus does")
 	}
 }

@@ -11,7 +11,6 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
 
 	"gantry.dev/bus"
@@ -56,7 +55,7 @@ func (a *Admission) watch(ctx context.Context, kind schemas.Kind, call schemas.C
 // present answers a watch without a revision: what there is now.
 func (a *Admission) present(kind schemas.Kind, call schemas.Call, sel selection) (reply, error) {
 	view := a.store.View()
-	out := watchReply{ResourceVersion: strconv.FormatUint(bus.RevisionOf(view, kind.Resource), 10), Items: []metav1.WatchEvent{}}
+	out := watchReply{encoded: &a.encoded, revision: bus.RevisionOf(view, kind.Resource)}
 	for _, o := range view.List(kind.Resource, call.Namespace) {
 		if !sel.matches(o) {
 			continue
@@ -66,14 +65,14 @@ func (a *Admission) present(kind schemas.Kind, call schemas.Call, sel selection)
 				"the %s that match do not fit into one answer: list them page by page, then watch from the list's resourceVersion", kind.Resource))
 		}
 	}
-	return out.reply()
+	return out.reply(), nil
 }
 
 // changes waits until something happens to what is selected, or time is up.
 func (a *Admission) changes(ctx context.Context, kind schemas.Kind, sel selection, since uint64, wait time.Duration) (reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	out := watchReply{Items: []metav1.WatchEvent{}}
+	out := watchReply{encoded: &a.encoded}
 	for {
 		batch, reached, err := a.store.ChangesSince(ctx, kind.Resource, since, watchBatch)
 		switch {
@@ -92,12 +91,12 @@ func (a *Admission) changes(ctx context.Context, kind schemas.Kind, sel selectio
 			since = c.Revision
 		}
 		since = max(since, reached)
-		if len(out.Items) > 0 || len(batch) == 0 {
+		if len(out.events) > 0 || len(batch) == 0 {
 			break
 		}
 	}
-	out.ResourceVersion = strconv.FormatUint(since, 10)
-	return out.reply()
+	out.revision = since
+	return out.reply(), nil
 }
 
 func expired(since uint64, cause error) error {
@@ -128,28 +127,39 @@ func (s selection) event(c bus.Change) (watch.EventType, schemas.Object) {
 	return "", nil
 }
 
-// watchReply is a schemas.WatchReply that knows its size.
+// watchReply is a schemas.WatchReply that knows its size; its objects are JSON
+// already.
 type watchReply struct {
-	Items           []metav1.WatchEvent `json:"items"`
-	ResourceVersion string              `json:"resourceVersion"`
-	size            int
+	encoded  *encoded
+	events   []byte // the elements of Items, with commas between
+	revision uint64
 }
 
 // add says whether the event still fits.
 func (w *watchReply) add(event watch.EventType, o schemas.Object) bool {
-	data, err := json.Marshal(o)
+	var data []byte
+	var err error
+	if event == watch.Deleted {
+		data, err = json.Marshal(o) // not in the view: nobody will ask for it again
+	} else {
+		data, err = w.encoded.of(o)
+	}
 	if err != nil {
 		return true // cannot happen: it was decoded from JSON
 	}
-	if len(w.Items) > 0 && w.size+len(data) > maxReply {
+	if len(w.events) > 0 && len(w.events)+len(data) > maxReply {
 		return false
 	}
-	w.size += len(data) + 64
-	w.Items = append(w.Items, metav1.WatchEvent{Type: string(event), Object: runtime.RawExtension{Raw: data}})
+	if len(w.events) > 0 {
+		w.events = append(w.events, ',')
+	}
+	w.events = fmt.Appendf(w.events, `{"type":%q,"object":`, string(event))
+	w.events = append(append(w.events, data...), '}')
 	return true
 }
 
-func (w *watchReply) reply() (reply, error) {
-	data, err := json.Marshal(schemas.WatchReply{Items: w.Items, ResourceVersion: w.ResourceVersion})
-	return reply{body: data}, err
+func (w *watchReply) reply() reply {
+	body := append(make([]byte, 0, len(w.events)+64), `{"items":[`...)
+	body = append(body, w.events...)
+	return reply{body: fmt.Appendf(body, `],"resourceVersion":"%d"}`, w.revision)}
 }
