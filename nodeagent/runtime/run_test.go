@@ -120,6 +120,8 @@ func TestWhatAContainerSees(t *testing.T) {
 	outer := filepath.Join(n.dir, "outer")
 	must(t, os.MkdirAll(filepath.Join(outer, "in"), 0o755))
 	must(t, os.WriteFile(filepath.Join(outer, "f"), []byte("from the outer volume\n"), 0o644))
+	slack, err := os.ReadFile("/proc/self/timerslack_ns")
+	must(t, err)
 	links := filepath.Join(n.dir, "links")
 	must(t, os.MkdirAll(filepath.Join(links, "elsewhere", "new"), 0o755))
 	must(t, os.Symlink("/elsewhere/new", filepath.Join(links, "out")))
@@ -246,6 +248,7 @@ func TestWhatAContainerSees(t *testing.T) {
 			c.OOMScoreAdj = new(int)
 			*c.OOMScoreAdj = -997
 		}, want: []string{"runs"}},
+		{desc: "timers as exact as ours", edit: args("cat", "/proc/self/timerslack_ns"), want: []string{string(slack)}},
 		{desc: "its cgroup", edit: args("ls", "/sys/fs/cgroup"), want: []string{"entry "}},
 	}
 	for i, tt := range tests {

@@ -26,6 +26,7 @@ import (
 func init() {
 	if len(os.Args) > 1 && os.Args[1] == "init" {
 		guard()
+		calm()
 		libcontainer.Init() // does not return
 	}
 }
@@ -39,6 +40,7 @@ func main() {
 	case "run":
 		// Standard error is the container's: what goes wrong goes to a file.
 		said := listen()
+		calm()
 		if err := run(); err != nil {
 			os.Exit(fail(err, said))
 		}

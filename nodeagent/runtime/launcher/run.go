@@ -76,7 +76,7 @@ func run() error {
 		return fmt.Errorf("create container: %w", err)
 	}
 	p.Init = true
-	if err := c.Start(p); err != nil {
+	if err := pinned(func() error { return c.Start(p) }); err != nil {
 		return err
 	}
 	if guarded != nil {
@@ -93,10 +93,33 @@ func run() error {
 		return fmt.Errorf("write pid: %w", err)
 	}
 	if err := c.Exec(); err != nil {
+		if killed(p) {
+			return nil // like any command: the shim, to which it falls, says how it ended
+		}
 		_ = p.Signal(os.Kill)
 		return fmt.Errorf("release command: %w", err)
 	}
 	return nil
+}
+
+// killed tells whether the process was ended by a signal, as it can be from the
+// moment on at which its number is written. It is not reaped.
+func killed(p *libcontainer.Process) bool {
+	pid, err := p.Pid()
+	if err != nil {
+		return false
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = unix.Close(fd) }()
+	// It has let go of us, which it does not do alive; give it time to die.
+	_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 1000)
+	const killed, dumped = 2, 3 // CLD_KILLED, CLD_DUMPED
+	var info unix.Siginfo
+	err = unix.Waitid(unix.P_PIDFD, fd, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
+	return err == nil && (info.Code == killed || info.Code == dumped)
 }
 
 func writePID(p *libcontainer.Process) error {
