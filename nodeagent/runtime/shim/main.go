@@ -51,6 +51,7 @@ func main() {
 	syscall.CloseOnExec(rundir.FDLock)
 	// Children are told of the death of the thread that made them.
 	runtime.LockOSThread()
+	calm()
 	become()
 	s := &shim{conf: readConf()}
 	s.setUp()

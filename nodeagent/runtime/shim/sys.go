@@ -59,6 +59,22 @@ func ignore(sig syscall.Signal) {
 	_, _, _ = syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(&act)), 0, 8, 0, 0)
 }
 
+// calm lets the timers of all threads but this one, from which others are
+// started, be late: the runtime's watching thread would look every 20
+// microseconds for a thread that is stuck in a system call, and ours always is.
+func calm() {
+	tids, err := readDir("/proc/self/task")
+	if err != nil {
+		return
+	}
+	self := itoa(syscall.Gettid())
+	for _, tid := range tids {
+		if tid != self && writeTo("/proc/"+tid+"/timerslack_ns", []byte("1000000")) != nil {
+			return // without the right to it: as ever
+		}
+	}
+}
+
 func loopbackUp() error {
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_DGRAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
