@@ -394,16 +394,20 @@ func (c *Cluster) Kill(ctx context.Context, name string, sig syscall.Signal) err
 	if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("%s %d: signal %v: %w", name, p.PID, sig, err)
 	}
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	for c.Alive(name) {
-		select {
-		case <-ctx.Done():
+	// The descriptor is readable once the last thread is gone, and with it the
+	// process's locks and ports. /proc shows the first one as gone before.
+	for {
+		ready, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 50)
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("%s %d: wait for its end: %w", name, p.PID, err)
+		}
+		if ready > 0 && err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
 			return fmt.Errorf("%s %d does not end: %w", name, p.PID, ctx.Err())
-		case <-tick.C:
 		}
 	}
-	return nil
 }
 
 // Stop ends the daemons, the pods and all that belongs to them. Keep leaves
