@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -114,6 +115,21 @@ func (a *app) describe(ctx context.Context, k schemas.Kind, o schemas.Object) er
 		}
 	}
 	d := &description{now: time.Now()}
+	if k.Resource == schemas.Services {
+		sliceKind, err := kindOf(schemas.EndpointSlices)
+		if err != nil {
+			return err
+		}
+		objects, _, err := a.objects(ctx, sliceKind, o.GetNamespace(), metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=" + o.GetName()})
+		if err != nil {
+			return err
+		}
+		for _, obj := range objects {
+			if s, ok := obj.(*discoveryv1.EndpointSlice); ok {
+				d.slices = append(d.slices, s)
+			}
+		}
+	}
 	d.object(k, o, pods)
 	if k.Resource != schemas.Events {
 		d.events(events)
@@ -124,8 +140,9 @@ func (a *app) describe(ctx context.Context, k schemas.Kind, o schemas.Object) er
 // description is indented lines of label and value; labels and values on
 // neighbouring lines of one depth are aligned.
 type description struct {
-	now time.Time
-	buf bytes.Buffer
+	now    time.Time
+	buf    bytes.Buffer
+	slices []*discoveryv1.EndpointSlice // of the Service that is described
 }
 
 func (d *description) line(depth int, label string, format string, args ...any) {

@@ -3,7 +3,9 @@ package main
 import (
 	"fmt"
 	"maps"
+	"net"
 	"slices"
+	"strconv"
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -255,8 +257,31 @@ func (d *description) service(s *corev1.Service) {
 	d.line(0, "IP", "%s", s.Spec.ClusterIP)
 	for _, p := range s.Spec.Ports {
 		d.line(0, "Port", "%s %d/%s -> %s", orText(p.Name, "<unset>"), p.Port, orText(string(p.Protocol), "TCP"), p.TargetPort.String())
+		d.line(0, "Endpoints", "%s", strings.Join(d.endpoints(p.Name), ","))
 	}
 	d.line(0, "Session Affinity", "%s", s.Spec.SessionAffinity)
+}
+
+// endpoints are the addresses that the port of this name leads to now.
+func (d *description) endpoints(port string) []string {
+	var out []string
+	for _, s := range d.slices {
+		for _, p := range s.Ports {
+			if p.Port == nil || p.Name == nil || *p.Name != port {
+				continue
+			}
+			for _, e := range s.Endpoints {
+				if e.Conditions.Ready != nil && !*e.Conditions.Ready {
+					continue
+				}
+				for _, address := range e.Addresses {
+					out = append(out, net.JoinHostPort(address, strconv.Itoa(int(*p.Port))))
+				}
+			}
+		}
+	}
+	slices.Sort(out)
+	return out
 }
 
 func (d *description) endpointSlice(s *discoveryv1.EndpointSlice) {
