@@ -95,7 +95,8 @@ With the NATS command line (go run github.com/nats-io/natscli/nats@v0.5.1):
   nats --context %[2]s sub 'health.>'
   nats --context %[2]s micro info api
   nats --context %[2]s req api.list.pods.default ''
-`, gantry, context)
+Credentials: %[3]s (gantry finds them here without flags)
+`, gantry, context, c.Credentials())
 }
 
 // follow prints the daemons' logs until ctx ends.
