@@ -76,7 +76,7 @@ func TestCommandLine(t *testing.T) {
 		{"get pods --nonsense", 1, `unknown flag: --nonsense`},
 		{"describe deployment web", 0, `Name: web\nNamespace: default\n(.*\n)*Replicas: 3 desired \| 3 updated \| 3 total \| 3 available \| 0 unavailable\n(.*\n)*Events:\n(.*\n)*.*ScalingReplicaSet`},
 		{"describe pods -l app=web", 0, `Name: ` + pod + `\n(.*\n)*Node: ` + l.Node + `.*\n(.*\n)*Events:\n(.*\n)*.*Started`},
-		{"describe service web", 0, `Name: web\n(.*\n)*IP: [0-9.]+\n`},
+		{"describe service web", 0, `Name: web\n(.*\n)*IP: [0-9.]+\nPort: http 80/TCP -> http\nEndpoints: ([0-9.]+:8080,){2}[0-9.]+:8080\n`},
 		{"events --for deployment/web", 0, `^LAST SEEN TYPE REASON OBJECT MESSAGE\n\S+ Normal ScalingReplicaSet deployment/web Scaled up replica set`},
 		{"scale deployment/web --replicas=1", 0, `^deployment.apps/web scaled\n$`},
 		{"scale deployment/none --replicas=1", 1, `deployments.apps "none" not found`},

@@ -23,7 +23,7 @@ func TestBusDocs(t *testing.T) {
 	verbs := map[string]bool{}
 	revision := ""
 	for i, e := range all {
-		subject := ""
+		var subject string
 		switch e.Verb {
 		case "api":
 			subject = e.Args[0]

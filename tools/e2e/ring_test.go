@@ -378,3 +378,64 @@ func TestTwoAgentsForOneNode(t *testing.T) {
 		t.Errorf("the pod's process was %d and is %d: %v", pid, now, err)
 	}
 }
+
+// TestOthersTouchTheTable: while the agent runs no other program can flush the
+// Services away, and what was removed without it is there again once it returns.
+func TestOthersTouchTheTable(t *testing.T) {
+	l := newLab(t)
+	l.applyWeb()
+	address, pods := l.serviceAddress("web"), l.pods("app=web")
+	l.everyPodAnswers(address, pods)
+	if _, err := command(l.ctx, "", "nft", "delete", "table", "ip", "gantry"); err == nil {
+		t.Error("the table could be removed")
+	}
+	if out, err := command(l.ctx, "", "nft", "flush", "ruleset"); err != nil {
+		t.Logf("the ruleset could not be flushed: %v %s", err, out) // either way the Services answer
+	}
+	l.everyPodAnswers(address, pods)
+
+	l.killAgent()
+	l.must(command(l.ctx, "", "nft", "delete", "table", "ip", "gantry"))
+	if err := l.StartAgent(l.ctx); err != nil {
+		t.Fatal(err)
+	}
+	l.everyPodAnswers(address, pods)
+}
+
+// TestBusLosesItsData: a control plane that comes back without its objects is
+// another cluster to the node, which keeps running what it has.
+func TestBusLosesItsData(t *testing.T) {
+	l := newLab(t)
+	l.applyWeb()
+	address, pods := l.serviceAddress("web"), l.pods("app=web")
+	before := map[string]int{}
+	for _, p := range pods {
+		pid, err := l.ContainerPID(string(p.UID), "web")
+		if err != nil {
+			t.Fatal(err)
+		}
+		before[p.Name] = pid
+	}
+	if err := l.Kill(l.ctx, cluster.ControlPlane, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(filepath.Join(l.StateDir, "controlplane", "bus", "jetstream")); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.StartControlPlane(l.ctx); err != nil {
+		t.Fatal(err)
+	}
+	l.eventually("the node says that this is another cluster", func() error {
+		data, err := os.ReadFile(l.LogPath(cluster.NodeAgent))
+		if err == nil && !strings.Contains(string(data), "is of another cluster") {
+			err = errors.New("it does not")
+		}
+		return err
+	})
+	l.everyPodAnswers(address, pods)
+	for _, p := range pods {
+		if pid, err := l.ContainerPID(string(p.UID), "web"); err != nil || pid != before[p.Name] {
+			t.Errorf("pod %s: process %d, was %d: %v", p.Name, pid, before[p.Name], err)
+		}
+	}
+}
