@@ -12,8 +12,8 @@ const (
 	// headroom is counted by the collector as if it were in use, and never is:
 	// no page of it exists. A small cluster's heap is some ten MiB, and would be
 	// collected for every five that a burst of pods allocates, at a tenth of the
-	// processor time; with it that is every twenty. A large heap hardly notices.
-	headroom  = 32 << 20
+	// processor time; with it that is every thirteen. A large heap hardly notices.
+	headroom  = 16 << 20
 	gcPercent = 50
 	// After a burst that allocated more than burst, what it took is given back
 	// once less than calm is allocated from one look to the next.
