@@ -20,6 +20,9 @@ import (
 func TestHowRunsEnd(t *testing.T) {
 	n := newNode(t)
 	s := n.pod()
+	links := filepath.Join(n.dir, "links")
+	must(t, os.MkdirAll(links, 0o755))
+	must(t, os.Symlink("/proc", filepath.Join(links, "processes")))
 	tests := []struct {
 		desc string
 		edit func(*Container)
@@ -61,6 +64,14 @@ func TestHowRunsEnd(t *testing.T) {
 		{
 			desc: "volume that is not there",
 			edit: func(c *Container) { c.Mounts = []Mount{{Type: "bind", Source: "/not/there", Destination: "/data"}} },
+			want: ContainerState{Phase: PhaseFailed, Reason: ReasonInvalidMount},
+		},
+		{
+			desc: "volume over /proc, by a link in the image",
+			edit: func(c *Container) {
+				c.Layers = append(c.Layers, links)
+				c.Mounts = []Mount{{Type: "bind", Source: n.dir, Destination: "/processes/self"}}
+			},
 			want: ContainerState{Phase: PhaseFailed, Reason: ReasonInvalidMount},
 		},
 		{
