@@ -55,7 +55,7 @@ func parse(args []string, out io.Writer) (flags, error) {
 	set.StringVar(&f.TLSCert, "tls-cert", "", "PEM certificate of the bus, given to clients to trust")
 	set.StringVar(&f.TLSKey, "tls-key", "", "PEM key of the certificate")
 	set.StringVar(&f.level, "log-level", "info", "debug, info, warn or error")
-	set.StringVar(&f.format, "log-format", "json", "json or console")
+	set.StringVar(&f.format, "log-format", "console", "console or json")
 	if err := set.Parse(args); err != nil {
 		return f, err
 	}
@@ -78,9 +78,9 @@ func logger(level, format string, out io.Writer) (zerolog.Logger, error) {
 	switch format {
 	case "json":
 	case "console":
-		out = zerolog.ConsoleWriter{Out: out, TimeFormat: "15:04:05.000"}
+		out = zerolog.ConsoleWriter{Out: out, TimeFormat: "2006-01-02T15:04:05.000Z07:00", NoColor: true}
 	default:
-		return zerolog.Nop(), fmt.Errorf("--log-format %q: want json or console", format)
+		return zerolog.Nop(), fmt.Errorf("--log-format %q: want console or json", format)
 	}
 	return zerolog.New(out).Level(l).With().Timestamp().Logger(), nil
 }

@@ -102,7 +102,7 @@ func command() *cobra.Command {
 	flags.StringVar(&o.cgroupRoot, "cgroup-root", "", "cgroup below every controller (default /gantry-<node>)")
 	flags.StringVar(&o.table, "nft-table", "gantry", "name of the nftables table")
 	flags.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
-	flags.StringVar(&o.logFormat, "log-format", "text", "text or json")
+	flags.StringVar(&o.logFormat, "log-format", "console", "console or json")
 	flags.StringVar(&o.shim, "shim", "", "path of gantry-shim (default: beside this program)")
 	flags.StringVar(&o.launcher, "launcher", "", "path of gantry-launcher (default: beside this program)")
 	own := root.Flags()
@@ -133,10 +133,10 @@ func (o *options) complete() (zerolog.Logger, error) {
 	log := zerolog.New(os.Stderr)
 	switch o.logFormat {
 	case "json":
-	case "text":
-		log = zerolog.New(zerolog.ConsoleWriter{Out: os.Stderr, TimeFormat: "15:04:05.000", NoColor: true})
+	case "console":
+		log = zerolog.New(zerolog.ConsoleWriter{Out: os.Stderr, TimeFormat: "2006-01-02T15:04:05.000Z07:00", NoColor: true})
 	default:
-		return zerolog.Nop(), fmt.Errorf("--log-format %q: it is text or json", o.logFormat)
+		return zerolog.Nop(), fmt.Errorf("--log-format %q: want console or json", o.logFormat)
 	}
 	return log.Level(level).With().Timestamp().Logger(), nil
 }
