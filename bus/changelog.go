@@ -121,14 +121,13 @@ func (v *viewCache) awaitFuture(ctx context.Context, resource string, revision u
 	select {
 	case <-ahead:
 		return nil
-	case <-ctx.Done():
-		return nil
+	case <-ctx.Done(): // not "nothing new": a chain of short waits would never learn
 	case <-timer.C:
-		v.mu.Lock()
-		delete(v.lane(resource).waiting, ahead)
-		v.mu.Unlock()
-		return fmt.Errorf("changes since %d: %w: the newest is %d", revision, ErrTooOld, v.RevisionOf(resource))
 	}
+	v.mu.Lock()
+	delete(v.lane(resource).waiting, ahead)
+	v.mu.Unlock()
+	return fmt.Errorf("changes since %d: %w: the newest is %d", revision, ErrTooOld, v.RevisionOf(resource))
 }
 
 // subscriber queues changes for one Subscribe. The queue is not bounded: a

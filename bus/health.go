@@ -28,7 +28,8 @@ type HealthMsg struct {
 // for all that come, in order, one at a time, until ctx ends; it returns then,
 // and not before. After a loss of the connection the newest reports come
 // again: PodHealth.Seq and NodeHealth.Seq tell what is not new. A report whose
-// node, namespace or name differs from its subject is logged and left out.
+// node, namespace or name differs from its subject, or that is meant for another
+// cluster, is logged and left out.
 func (c *Conn) WatchHealth(ctx context.Context, fn func(HealthMsg)) error {
 	for ctx.Err() == nil {
 		err := c.watchHealthOnce(ctx, fn)
@@ -92,6 +93,9 @@ func (c *Conn) readHealth(m jetstream.Msg) (HealthMsg, error) {
 	meta, err := m.Metadata()
 	if err != nil {
 		return HealthMsg{}, err
+	}
+	if id := m.Headers().Get(schemas.HeaderCluster); id != "" && id != c.cluster.ID {
+		return HealthMsg{}, fmt.Errorf("report %w: %q, not %q", ErrWrongCluster, id, c.cluster.ID)
 	}
 	h := HealthMsg{Sequence: meta.Sequence.Stream, Received: meta.Timestamp}
 	return h, h.decode(c.names, m.Subject(), m.Data())

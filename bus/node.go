@@ -238,6 +238,9 @@ func (n *NodeConn) send(ctx context.Context, subject string, body any) (*nats.Ms
 	defer cancel()
 	m := nats.NewMsg(subject)
 	m.Data = data
+	if n.creds.ClusterID != "" {
+		m.Header.Set(schemas.HeaderCluster, n.creds.ClusterID)
+	}
 	return n.link.request(ctx, m)
 }
 

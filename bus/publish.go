@@ -182,6 +182,12 @@ func (c *Conn) syncReply(ctx context.Context, node string, m *nats.Msg, fn func(
 		return c.refuseSync(node, req.Nonce, newStatus(http.StatusForbidden, metav1.StatusReasonForbidden,
 			fmt.Sprintf("node %q may not ask as %q", node, req.Node)))
 	}
+	if id := m.Header.Get(schemas.HeaderCluster); id != "" && id != c.cluster.ID {
+		// Not counted as a sign of life: nothing may be bound to a node that will
+		// not listen. 503, because the data may come back with a backup.
+		return c.refuseSync(node, req.Nonce, newStatus(http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable,
+			fmt.Sprintf("node %q belongs to cluster %s, and this is %s: restore the control plane's data, or reset the node", node, id, c.cluster.ID)))
+	}
 	a := guarded(c.log, m.Subject, func() answer {
 		reply = fn(ctx, req)
 		return answer{}

@@ -43,6 +43,9 @@ const (
 	// HeaderSignature carries the control plane's signature (base64, Ed25519)
 	// over subject, a NUL byte and body of what it tells a node.
 	HeaderSignature = "Gantry-Signature"
+	// HeaderCluster says to which cluster a node thinks it speaks: what is meant
+	// for a cluster that lost its data is not taken in by the one in its place.
+	HeaderCluster = "Gantry-Cluster"
 	// HeaderResult says what an apply did: created, configured or unchanged.
 	HeaderResult = "Gantry-Result"
 	// HeaderWarning carries one warning per value.

@@ -438,4 +438,8 @@ func TestBusLosesItsData(t *testing.T) {
 			t.Errorf("pod %s: process %d, was %d: %v", p.Name, pid, before[p.Name], err)
 		}
 	}
+	// And the new cluster does not count on a node that will not listen to it.
+	if out, err := l.gantry("", "get", "nodes", "--no-headers"); err != nil || strings.Contains(out, " Ready") {
+		t.Errorf("nodes of the new cluster: %v\n%s", err, out)
+	}
 }
