@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"regexp"
 	"strings"
 	"sync"
@@ -59,8 +60,7 @@ func dial(ctx context.Context, o dialOptions) (*link, error) {
 		nats.Name(o.name),
 		nats.Nkey(public, o.key.Sign),
 		nats.MaxReconnects(-1),
-		nats.ReconnectWait(200 * time.Millisecond),
-		nats.ReconnectJitter(300*time.Millisecond, 300*time.Millisecond),
+		nats.CustomReconnectDelay(reconnectDelay),
 		nats.IgnoreAuthErrorAbort(), // the key may be made known again
 		nats.Timeout(3 * time.Second),
 		nats.PingInterval(10 * time.Second),
@@ -108,6 +108,20 @@ func dial(ctx context.Context, o dialOptions) (*link, error) {
 		return nil, fmt.Errorf("connect to %s: %w", url, err)
 	}
 	return l, nil
+}
+
+// reconnectDelay is how long to wait before the next round of attempts: short
+// at first, because a control plane that restarts is back in a moment, then
+// longer, because one that refuses the key or is gone for hours need not be
+// asked three times a second. Half of it is left to chance, so that nodes that
+// lost one server do not all come back at once.
+func reconnectDelay(attempts int) time.Duration {
+	const first, longest = 200 * time.Millisecond, 5 * time.Second
+	d := longest
+	if attempts < 6 {
+		d = min(first<<max(attempts-1, 0), longest)
+	}
+	return d/2 + rand.N(d/2+1)
 }
 
 var refusedPublish = regexp.MustCompile(`(?i)permissions violation for publish to "([^"]+)"`)
