@@ -56,7 +56,6 @@ func newLab(t *testing.T, agentFlags ...string) *lab {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	t.Cleanup(cancel)
 	dir := t.TempDir()
-	mountsBefore := mountCount(t)
 	c, err := cluster.Start(ctx, cluster.Options{
 		Bin: bin, StateDir: filepath.Join(dir, "state"), RunDir: filepath.Join(dir, "run"),
 		Node: fmt.Sprintf("e2e-%d", os.Getpid()), Registry: registryAddress, LogLevel: "debug",
@@ -79,8 +78,8 @@ func newLab(t *testing.T, agentFlags ...string) *lab {
 		if err != nil || len(left) > 0 {
 			t.Errorf("left behind: %v %v", left, err)
 		}
-		if after := mountCount(t); after != mountsBefore {
-			t.Errorf("%d mounts before, %d after", mountsBefore, after)
+		for _, m := range mountsOf(t, dir) {
+			t.Errorf("left behind: mount %s", m)
 		}
 	})
 	layout := filepath.Join(dir, "image")
@@ -89,13 +88,21 @@ func newLab(t *testing.T, agentFlags ...string) *lab {
 	return l
 }
 
-func mountCount(t *testing.T) int {
+// mountsOf lists the host's mounts that lie under a directory or are made of
+// what does, such as an overlay's layers.
+func mountsOf(t *testing.T, dir string) []string {
 	t.Helper()
-	data, err := os.ReadFile("/proc/self/mounts")
+	data, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return bytes.Count(data, []byte("\n"))
+	var found []string
+	for line := range strings.SplitSeq(string(data), "\n") {
+		if strings.Contains(line, dir) {
+			found = append(found, line)
+		}
+	}
+	return found
 }
 
 // dump prints what helps to understand a failure.

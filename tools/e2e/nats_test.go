@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -107,14 +108,26 @@ func TestWithTheNATSCommandLine(t *testing.T) {
 			t.Errorf("nats %s: want %q: %v\n%s", strings.Join(look.args, " "), look.want, err, out)
 		}
 	}
-	// One message of health, caught while a pod dies.
+	// One message of health, caught while pods die: one after the other, because
+	// nothing tells when the command line has subscribed.
 	out, err := func() (string, error) {
-		done := make(chan struct{})
+		heard, done := make(chan struct{}), make(chan struct{})
 		go func() {
 			defer close(done)
-			_, _ = l.gantry("", "delete", "pod", list.Items[0].Name) // seen below
+			for {
+				if pods, err := l.gantry("", "get", "pods", "-l", "app=web", "-o", "name"); err == nil && pods != "" {
+					name, _, _ := strings.Cut(pods, "\n")
+					_, _ = l.gantry("", "delete", name) // what it brings about is seen below
+				}
+				select {
+				case <-heard:
+					return
+				case <-time.After(100 * time.Millisecond):
+				}
+			}
 		}()
 		out, err := l.nats("sub", "health.>", "--count", "1", "--wait", "20s")
+		close(heard)
 		<-done
 		return out, err
 	}()
