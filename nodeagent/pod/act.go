@@ -27,6 +27,9 @@ func (a *actor) act(ctx context.Context, want Desired, seen Seen, do Action) {
 	cfg := &a.set.cfg
 	switch do.Do {
 	case DoSandbox:
+		if !a.keepRuns(FailSandbox) {
+			return
+		}
 		_, err := cfg.Runtime.EnsureSandbox(ctx, do.Sandbox)
 		// A success does not clear the count: a sandbox that dies at once must
 		// not be made over and over without a rest.
@@ -67,6 +70,9 @@ func (a *actor) act(ctx context.Context, want Desired, seen Seen, do Action) {
 	case DoRemoveSandbox:
 		a.removeSandbox(ctx, want, seen)
 	case DoDetach:
+		if !a.keepRuns(FailNetwork) {
+			return
+		}
 		if a.done(FailNetwork, cfg.Network.Detach(ctx, a.uid)) {
 			a.rec.NetPID = 0
 			// A pod that has ended for good goes on to show the address that it had;
@@ -78,6 +84,21 @@ func (a *actor) act(ctx context.Context, want Desired, seen Seen, do Action) {
 	default:
 		a.log.Error().Stringer("action", do).Msg("no such action")
 	}
+}
+
+// keepRuns saves how runs ended whose sandbox is gone: once there is a new one,
+// nothing else tells them from runs that were never begun. A pod that has run
+// nothing yet has nothing to lose, and is spared the write.
+// A failure is noted under key.
+func (a *actor) keepRuns(key string) bool {
+	if len(a.rec.Containers) == 0 {
+		return true
+	}
+	if err := a.save(); err != nil {
+		a.fail(key, "", err)
+		return false
+	}
+	return true
 }
 
 func (a *actor) start(ctx context.Context, want Desired, seen Seen, do Action) {

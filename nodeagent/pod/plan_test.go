@@ -353,8 +353,13 @@ func TestWorlds(t *testing.T) {
 				if err != nil {
 					rt.Fatalf("%s: %v", step.Action, err)
 				}
-				if step.Action.Do == DoStart || step.Action.Do == DoAttach || step.Action.Do == DoRemoveSandbox {
+				switch step.Action.Do {
+				case DoStart, DoAttach, DoRemoveSandbox:
 					written = step.Record
+				case DoSandbox, DoDetach:
+					if len(step.Record.Containers) > 0 {
+						written = step.Record
+					}
 				}
 				w.turn()
 			case "settle":
