@@ -21,8 +21,8 @@ const (
 )
 
 // APIHandler answers one call of the API: with a body and headers, or with a
-// Status that refuses it.
-type APIHandler func(ctx context.Context, call schemas.Call, body []byte) (answer []byte, header map[string][]string, refused *metav1.Status)
+// Status that refuses it. The request's header may be nil.
+type APIHandler func(ctx context.Context, call schemas.Call, header map[string][]string, body []byte) (answer []byte, answerHeader map[string][]string, refused *metav1.Status)
 
 // apiService is the NATS service "api" while it lasts.
 type apiService struct {
@@ -97,7 +97,7 @@ func (a *apiService) stats(e *micro.Endpoint) any {
 
 func (a *apiService) request(verb string, r micro.Request) {
 	count, pool, patience := a.counts[verb], a.short, apiPatience
-	if verb == schemas.VerbWatch || verb == schemas.VerbLog {
+	if schemas.Waits(verb) {
 		pool, patience = a.long, watchPatience
 	}
 	ok := pool.try(func() {
@@ -120,7 +120,7 @@ func (a *apiService) call(ctx context.Context, verb string, r micro.Request) ans
 	if err != nil || call.Verb != verb {
 		return answer{status: newStatus(http.StatusBadRequest, metav1.StatusReasonBadRequest, fmt.Sprintf("bad subject: %v", err))}
 	}
-	body, header, refused := a.fn(ctx, call, r.Data())
+	body, header, refused := a.fn(ctx, call, r.Headers(), r.Data())
 	return answer{body: body, header: header, status: refused}
 }
 

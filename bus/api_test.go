@@ -41,7 +41,7 @@ func TestAPI(t *testing.T) {
 	if _, err := u.Request(ctx, schemas.VerbGet, schemas.Pods, "default", "web", nil); !errors.Is(err, ErrNoAnswer) {
 		t.Errorf("without a control plane: %v, want ErrNoAnswer at once", err)
 	}
-	err := c.ServeAPI(ctx, []string{schemas.VerbGet, schemas.VerbApply}, func(_ context.Context, call schemas.Call, body []byte) ([]byte, map[string][]string, *metav1.Status) {
+	err := c.ServeAPI(ctx, []string{schemas.VerbGet, schemas.VerbApply}, func(_ context.Context, call schemas.Call, _ map[string][]string, body []byte) ([]byte, map[string][]string, *metav1.Status) {
 		switch call.Name {
 		case "missing":
 			return nil, nil, newStatus(http.StatusNotFound, metav1.StatusReasonNotFound, "pods \"missing\"\nnot found")
@@ -108,7 +108,7 @@ func TestWaitingWatchesStarveNobody(t *testing.T) {
 	var waiting sync.WaitGroup
 	const watches = apiRequests + 50
 	waiting.Add(watches)
-	err := c.ServeAPI(ctx, []string{schemas.VerbGet, schemas.VerbWatch}, func(_ context.Context, call schemas.Call, _ []byte) ([]byte, map[string][]string, *metav1.Status) {
+	err := c.ServeAPI(ctx, []string{schemas.VerbGet, schemas.VerbWatch}, func(_ context.Context, call schemas.Call, _ map[string][]string, _ []byte) ([]byte, map[string][]string, *metav1.Status) {
 		if call.Verb == schemas.VerbWatch {
 			waiting.Done()
 			<-release
@@ -140,7 +140,7 @@ func TestListFollowsPagesAndWatchGoesOn(t *testing.T) {
 	u := connectTestUser(t, s)
 	ctx, cancel := context.WithCancel(testContext(t))
 	defer cancel()
-	err := c.ServeAPI(ctx, []string{schemas.VerbList, schemas.VerbWatch}, func(_ context.Context, call schemas.Call, body []byte) ([]byte, map[string][]string, *metav1.Status) {
+	err := c.ServeAPI(ctx, []string{schemas.VerbList, schemas.VerbWatch}, func(_ context.Context, call schemas.Call, _ map[string][]string, body []byte) ([]byte, map[string][]string, *metav1.Status) {
 		var opts metav1.ListOptions
 		if err := json.Unmarshal(body, &opts); err != nil {
 			return nil, nil, newStatus(400, metav1.StatusReasonBadRequest, err.Error())
@@ -211,7 +211,7 @@ func TestPrefixes(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
-	if err := c.ServeAPI(ctx, []string{schemas.VerbGet}, func(_ context.Context, call schemas.Call, _ []byte) ([]byte, map[string][]string, *metav1.Status) {
+	if err := c.ServeAPI(ctx, []string{schemas.VerbGet}, func(_ context.Context, call schemas.Call, _ map[string][]string, _ []byte) ([]byte, map[string][]string, *metav1.Status) {
 		return []byte(call.Name), nil, nil
 	}); err != nil {
 		t.Fatal(err)

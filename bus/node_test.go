@@ -228,7 +228,7 @@ func TestNodeCanDoNothingElse(t *testing.T) {
 	var second heard
 	connectTestNode(t, s, "n2", second.handlers())
 	n1 := connectTestNode(t, s, "n1", NodeHandlers{})
-	if err := c.ServeAPI(testContext(t), []string{schemas.VerbGet}, func(context.Context, schemas.Call, []byte) ([]byte, map[string][]string, *metav1.Status) {
+	if err := c.ServeAPI(testContext(t), []string{schemas.VerbGet}, func(context.Context, schemas.Call, map[string][]string, []byte) ([]byte, map[string][]string, *metav1.Status) {
 		t.Error("the API answered a node")
 		return nil, nil, nil
 	}); err != nil {

@@ -66,11 +66,19 @@ const userTimeout = 35 * time.Second
 // ErrNoAnswer means that no control plane listens. Without a deadline in ctx
 // it takes at most 35 s.
 func (u *UserConn) Request(ctx context.Context, verb, resource, namespace, name string, body []byte) (Reply, error) {
+	return u.RequestWith(ctx, verb, resource, namespace, name, nil, body)
+}
+
+// RequestWith is Request with headers, which may be nil.
+func (u *UserConn) RequestWith(ctx context.Context, verb, resource, namespace, name string, header map[string][]string, body []byte) (Reply, error) {
 	if err := checkTokens(verb, resource, orToken(namespace)); err != nil {
 		return Reply{}, &apierrors.StatusError{ErrStatus: *newStatus(http.StatusBadRequest, metav1.StatusReasonBadRequest, err.Error())}
 	}
 	m := nats.NewMsg(u.names.API(verb, resource, namespace, name))
 	m.Data = body
+	for k, v := range header {
+		m.Header[k] = v
+	}
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, userTimeout)

@@ -479,7 +479,10 @@ func kindProblem(apiVersion, kind string) *Problem {
 	case apiVersion == "":
 		return &Problem{Path: "apiVersion", Detail: "required: a string such as apps/v1"}
 	}
-	if _, ok := KindByGVK(apiVersion, kind); ok {
+	if k, ok := KindByGVK(apiVersion, kind); ok {
+		if k.Refused != "" {
+			return &Problem{Path: "kind", Detail: fmt.Sprintf("%s is not supported by Gantry yet: %s; see docs/supported-fields.md", kind, k.Refused)}
+		}
 		return nil
 	}
 	var names []string
@@ -487,7 +490,9 @@ func kindProblem(apiVersion, kind string) *Problem {
 		if k.GVK.Kind == kind {
 			return &Problem{Path: "apiVersion", Detail: fmt.Sprintf("%q has no kind %s; write apiVersion: %s", apiVersion, kind, k.GVK.GroupVersion())}
 		}
-		names = append(names, k.GVK.Kind)
+		if k.Refused == "" {
+			names = append(names, k.GVK.Kind)
+		}
 	}
 	return &Problem{Path: "kind", Detail: fmt.Sprintf("%s of %s is not supported by Gantry, which knows %s; see docs/supported-fields.md",
 		kind, apiVersion, strings.Join(names, ", "))}

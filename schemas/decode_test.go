@@ -86,7 +86,7 @@ func TestDecodeAllAnswersEach(t *testing.T) {
 		"1 line 2: pods._.a",
 		`2 line 11: Pod "a": line 18: spec.containers[0].imagee: unknown field; did you mean "image"?`,
 		"3 line 23: namespaces._.i",
-		`4 line 24: Secret "s": line 24: kind: Secret of v1 is not supported by Gantry, which knows Namespace, Node, Pod, Service, Event, Deployment, ReplicaSet, EndpointSlice; see docs/supported-fields.md`,
+		`4 line 24: Secret "s": line 24: kind: Secret is not supported by Gantry yet: nothing keeps Secrets encrypted yet, and no pod can use one; see docs/supported-fields.md`,
 		"5 line 26: namespaces._.j",
 		"6 line 27: namespaces._.k",
 		"7 line 30: namespaces._.l",
@@ -161,6 +161,9 @@ func FuzzDecode(f *testing.F) {
 
 func TestKindsDecodeAsThemselves(t *testing.T) {
 	for _, k := range Kinds {
+		if k.Refused != "" {
+			continue
+		}
 		o, err := Decode([]byte(fmt.Sprintf(`{"apiVersion":%q,"kind":%q,"metadata":{"name":"x"}}`, k.GVK.GroupVersion(), k.GVK.Kind)))
 		if err != nil {
 			t.Errorf("%s: %v", k.Resource, err)
@@ -170,7 +173,7 @@ func TestKindsDecodeAsThemselves(t *testing.T) {
 			t.Errorf("%s became %s", k.Resource, got)
 		}
 	}
-	if _, ok := any(mustKind(Pods).New()).(*corev1.Pod); !ok {
+	if _, ok := any(kindByResource[Pods].New()).(*corev1.Pod); !ok {
 		t.Error("pods make no Pod")
 	}
 }

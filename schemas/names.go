@@ -29,13 +29,60 @@ const (
 	VerbPatch  = "patch"
 	VerbDelete = "delete"
 	VerbLog    = "log"
+
+	VerbDeleteCollection = "deletecollection"
+	// VerbSchema describes: the JSON Schema of one resource, or with
+	// AllNamespaces in its place the list of all resources.
+	VerbSchema = "schema"
+
+	// Verbs that open a session with a container or pod. The answer names the
+	// session, and VerbSend and VerbRecv on the same object carry its bytes.
+	VerbExec        = "exec"
+	VerbAttach      = "attach"
+	VerbPortForward = "portforward"
+	VerbCopy        = "copy"
+	// VerbSend gives a session bytes or a command, VerbRecv takes what it has.
+	VerbSend = "send"
+	VerbRecv = "recv"
 )
+
+// Subresources: "pods/status" in place of "pods" in a subject.
+const (
+	SubStatus   = "status"
+	SubScale    = "scale"
+	SubBinding  = "binding"
+	SubEviction = "eviction"
+	// SubMetrics is what an object uses now: get and list of pods and nodes, in
+	// the form of metrics.k8s.io/v1beta1.
+	SubMetrics = "metrics"
+)
+
+// Waits says that calls of a verb may wait for something to happen: they are
+// bounded apart from the others, and given up when the server stops.
+func Waits(verb string) bool {
+	switch verb {
+	case VerbWatch, VerbLog, VerbRecv, VerbSend:
+		return true
+	}
+	return false
+}
 
 // Methods of a node, the last token of a node subject.
 const (
 	NodeMethodLogs     = "logs"
 	NodeMethodImagePut = "image-put"
 	NodeMethodImages   = "images"
+
+	// NodeMethodExec to NodeMethodCopy open a session, NodeMethodSend and
+	// NodeMethodRecv carry it on; see VerbExec.
+	NodeMethodExec        = "exec"
+	NodeMethodAttach      = "attach"
+	NodeMethodPortForward = "portforward"
+	NodeMethodCopy        = "copy"
+	NodeMethodSend        = "send"
+	NodeMethodRecv        = "recv"
+	// NodeMethodStats is what the node and its pods use now.
+	NodeMethodStats = "stats"
 )
 
 // Headers of messages on the bus.
@@ -58,6 +105,51 @@ const (
 	HeaderUpload = "Gantry-Upload"
 	HeaderOffset = "Gantry-Offset"
 	HeaderLast   = "Gantry-Last"
+
+	// HeaderContentType says what a patch is: one of the Patch constants.
+	HeaderContentType = "Content-Type"
+	// HeaderOptions carries Kubernetes' options of a write as JSON: a
+	// metav1.CreateOptions, UpdateOptions or PatchOptions, and for
+	// deletecollection the ListOptions that select (DeleteOptions are the body
+	// of a delete).
+	HeaderOptions = "Gantry-Options"
+	// HeaderRequest is an id that the caller draws for one write and repeats
+	// when it asks again: the write then happens once, and the repetition gets
+	// the first one's answer.
+	HeaderRequest = "Gantry-Request"
+
+	// HeaderSession names a session in VerbSend and VerbRecv. Anyone who may
+	// call these on the pod and knows it may use it: it cannot be guessed.
+	HeaderSession = "Gantry-Session"
+	// HeaderChannel says whose bytes an answer of VerbRecv holds: a Channel constant.
+	HeaderChannel = "Gantry-Channel"
+	// HeaderWait is how many seconds a VerbRecv waits for something to come.
+	HeaderWait = "Gantry-Wait"
+	// HeaderMax bounds the body of the answer in bytes.
+	HeaderMax = "Gantry-Max"
+	// HeaderResize sets the size of a session's terminal: "80x24", columns first.
+	HeaderResize = "Gantry-Resize"
+	// HeaderClose "true" ends a session and what it runs.
+	HeaderClose = "Gantry-Close"
+	// HeaderExitCode comes with HeaderEOF where a command has ended.
+	HeaderExitCode = "Gantry-Exit-Code"
+)
+
+// Values of HeaderContentType. Without the header an object is a merge patch
+// and a list a JSON patch.
+const (
+	PatchJSON      = "application/json-patch+json"
+	PatchMerge     = "application/merge-patch+json"
+	PatchStrategic = "application/strategic-merge-patch+json"
+	PatchApply     = "application/apply-patch+yaml" // JSON is YAML, too
+)
+
+// Channels of a session.
+const (
+	ChannelStdout = "stdout"
+	ChannelStderr = "stderr"
+	// ChannelError carries the reason why a session ended, as text; with it HeaderEOF.
+	ChannelError = "error"
 )
 
 func (n Names) subject(tokens ...string) string {

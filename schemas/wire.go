@@ -226,3 +226,115 @@ type UserCredentials struct {
 	Prefix string   `json:"prefix,omitempty"`
 	CA     string   `json:"ca,omitempty"`
 }
+
+// A session carries bytes between a client and a pod: a command, a container's
+// own streams, a TCP connection, or a copy of files. It lives on the pod's node,
+// and everything about it is a request with an answer, so the reader sets the
+// pace, nothing is lost with a control plane that serves it, and no answer is
+// larger than was asked for.
+//
+// The client opens it with one of the requests below and an id of its own
+// drawing (repeating the request with the same id opens nothing new), and gets
+// a SessionReply. Then:
+//
+//   - recv: HeaderSession, HeaderCursor (how many bytes were received in all; what
+//     lies before is forgotten), HeaderWait, HeaderMax; no body. The answer is raw
+//     bytes of one channel (HeaderChannel) and the next HeaderCursor; empty when
+//     nothing came in time. HeaderEOF: nothing more will come; HeaderExitCode
+//     says how a command ended.
+//   - send: HeaderSession, HeaderOffset (how many bytes were sent before), the
+//     bytes as body; HeaderLast "true" closes the input behind them. The answer's
+//     HeaderOffset says how many the node has in all: fewer than were sent where
+//     its buffer is full, and the rest is sent again. HeaderResize and HeaderClose
+//     are sent the same way.
+//
+// A session that nobody asks about for SessionIdleSeconds ends, and what it runs is killed.
+
+// SessionIdleSeconds is how long a session waits for its client.
+const SessionIdleSeconds = 60
+
+// MaxSessionPiece bounds the body of one send or recv in bytes. It is small so
+// that what shares the node's connection waits for little.
+const MaxSessionPiece = 128 << 10
+
+// ExecRequest opens a session that runs a command in a container.
+type ExecRequest struct {
+	Session   string    `json:"session"` // drawn by the client: 16 to 64 of [A-Za-z0-9_-]
+	Namespace string    `json:"namespace,omitempty"`
+	Pod       string    `json:"pod,omitempty"`
+	UID       types.UID `json:"uid,omitempty"`
+	Container string    `json:"container,omitempty"` // empty: the default one
+	Command   []string  `json:"command"`
+	// Stdin opens the command's input; without it the input is empty.
+	Stdin bool `json:"stdin,omitempty"`
+	// TTY gives the command a terminal; stderr comes on stdout then.
+	TTY     bool   `json:"tty,omitempty"`
+	Columns uint16 `json:"columns,omitempty"`
+	Rows    uint16 `json:"rows,omitempty"`
+}
+
+// AttachRequest opens a session with a container's own streams, from now on.
+type AttachRequest struct {
+	Session   string    `json:"session"`
+	Namespace string    `json:"namespace,omitempty"`
+	Pod       string    `json:"pod,omitempty"`
+	UID       types.UID `json:"uid,omitempty"`
+	Container string    `json:"container,omitempty"`
+	// Stdin needs a container with stdin: true.
+	Stdin   bool   `json:"stdin,omitempty"`
+	Columns uint16 `json:"columns,omitempty"`
+	Rows    uint16 `json:"rows,omitempty"`
+}
+
+// PortForwardRequest opens a session that is one TCP connection to a port of
+// the pod, made from within its network: what is sent goes in, ChannelStdout is
+// what comes back.
+type PortForwardRequest struct {
+	Session   string    `json:"session"`
+	Namespace string    `json:"namespace,omitempty"`
+	Pod       string    `json:"pod,omitempty"`
+	UID       types.UID `json:"uid,omitempty"`
+	Port      uint16    `json:"port"`
+}
+
+// CopyRequest opens a session that carries a tar stream out of a container's
+// file system (ChannelStdout) or, with Write, into it. Paths never leave it.
+type CopyRequest struct {
+	Session   string    `json:"session"`
+	Namespace string    `json:"namespace,omitempty"`
+	Pod       string    `json:"pod,omitempty"`
+	UID       types.UID `json:"uid,omitempty"`
+	Container string    `json:"container,omitempty"`
+	// Path is what to read, or the directory to unpack into.
+	Path  string `json:"path"`
+	Write bool   `json:"write,omitempty"`
+}
+
+// SessionReply is the answer to each of the requests above.
+type SessionReply struct {
+	Session   string `json:"session"`
+	Container string `json:"container,omitempty"` // which one was taken
+}
+
+// NodeStats is the answer of NodeMethodStats.
+type NodeStats struct {
+	Time metav1.Time `json:"time"`
+	// WindowSeconds is the time over which CPU was measured.
+	WindowSeconds float64    `json:"windowSeconds"`
+	Node          Usage      `json:"node"`
+	Pods          []PodStats `json:"pods,omitempty"`
+}
+
+// PodStats is what the containers of one pod use.
+type PodStats struct {
+	Namespace  string           `json:"namespace"`
+	Name       string           `json:"name"`
+	UID        types.UID        `json:"uid"`
+	Containers map[string]Usage `json:"containers,omitempty"`
+}
+
+// Usage is CPU in nanoseconds per second and memory in bytes (the working set).
+type Usage struct {
+	NanoCPUs    uint64 `json:"nanoCPUs"`
+	MemoryBytes uint64 `json:"memoryBytes"`
+}

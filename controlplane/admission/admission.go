@@ -119,20 +119,24 @@ var Verbs = []string{
 	schemas.VerbUpdate, schemas.VerbPatch, schemas.VerbDelete, schemas.VerbLog,
 }
 
-// Handle answers one call. status is nil on success; otherwise body and header
-// are nil and status says what is wrong, as Kubernetes would.
-func (a *Admission) Handle(ctx context.Context, call schemas.Call, body []byte) (out []byte, header map[string][]string, status *metav1.Status) {
-	r, err := a.answer(ctx, call, body)
+// Handle answers one call; its header may be nil. status is nil on success;
+// otherwise out and outHeader are nil and status says what is wrong, as
+// Kubernetes would.
+func (a *Admission) Handle(ctx context.Context, call schemas.Call, header map[string][]string, body []byte) (out []byte, outHeader map[string][]string, status *metav1.Status) {
+	r, err := a.answer(ctx, call, header, body)
 	if err != nil {
 		return nil, nil, statusOf(err)
 	}
 	return r.body, r.headers(), nil
 }
 
-func (a *Admission) answer(ctx context.Context, call schemas.Call, body []byte) (reply, error) {
+func (a *Admission) answer(ctx context.Context, call schemas.Call, _ map[string][]string, body []byte) (reply, error) {
 	kind, ok := schemas.KindByResource(call.Resource)
 	if !ok {
 		return reply{}, unknownResource(call.Resource)
+	}
+	if kind.Refused != "" {
+		return reply{}, refusedKind(kind)
 	}
 	if !kind.Namespaced && call.Namespace != "" {
 		return reply{}, apierrors.NewBadRequest(fmt.Sprintf("%s have no namespace: use %q in its place", kind.Resource, schemas.AllNamespaces))

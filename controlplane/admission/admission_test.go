@@ -86,7 +86,7 @@ func (w *world) call(verb, resource, namespace, name string, body any) (string, 
 		}
 		data = string(encoded)
 	}
-	out, header, st := w.api.Handle(w.ctx, c, []byte(data))
+	out, header, st := w.api.Handle(w.ctx, c, nil, []byte(data))
 	return string(out), header, st
 }
 
@@ -243,7 +243,7 @@ func TestBadInput(t *testing.T) {
 		{"selector does not match", "deployments", "", deploy("labels: {app: web}", "labels: {app: other}"), 422, metav1.StatusReasonInvalid, "spec.template.metadata.labels", "`selector` does not match template `labels`"},
 		{"duplicate ports", "deployments", "", deploy("protocol: UDP", "protocol: TCP"), 422, metav1.StatusReasonInvalid, "spec.template.spec.containers[0].ports[1]", "53/TCP"},
 		{"selector changed", "deployments", "web", strings.ReplaceAll(web, "app: web", "app: other"), 422, metav1.StatusReasonInvalid, "spec.selector", "field is immutable"},
-		{"unknown kind", "pods", "p", `{"apiVersion":"batch/v1","kind":"Job","metadata":{"name":"p"}}`, 400, metav1.StatusReasonBadRequest, "kind", "Job of batch/v1 is not supported"},
+		{"unknown kind", "pods", "p", `{"apiVersion":"batch/v1","kind":"Job","metadata":{"name":"p"}}`, 400, metav1.StatusReasonBadRequest, "kind", "Job is not supported by Gantry yet"},
 		{"kind of another subject", "pods", "", web, 400, metav1.StatusReasonBadRequest, "", "the manifest is a Deployment, but the subject names pods"},
 		{"name of another subject", "deployments", "other", web, 400, metav1.StatusReasonBadRequest, "", `metadata.name is "web", but the subject names "other"`},
 		{"several objects", "deployments", "web", web + "---" + web, 400, metav1.StatusReasonBadRequest, "", "send each in a call of its own"},
@@ -251,7 +251,8 @@ func TestBadInput(t *testing.T) {
 		{"headless", "services", "s", fmt.Sprintf(service, "s", `,"clusterIP":"None"`), 422, metav1.StatusReasonInvalid, "spec.clusterIP", "headless"},
 		{"address out of range", "services", "s", fmt.Sprintf(service, "s", `,"clusterIP":"10.97.0.1"`), 422, metav1.StatusReasonInvalid, "spec.clusterIP", "not in the valid range"},
 		{"node", "nodes", "n", `{"apiVersion":"v1","kind":"Node","metadata":{"name":"n"}}`, 403, metav1.StatusReasonForbidden, "", "a node is made by its agent"},
-		{"unknown resource", "jobs", "j", "{}", 404, metav1.StatusReasonNotFound, "", `no resource "jobs"`},
+		{"refused resource", "jobs", "j", "{}", 404, metav1.StatusReasonNotFound, "", "jobs are not supported by Gantry yet"},
+		{"resource of nobody", "widgets", "w", "{}", 404, metav1.StatusReasonNotFound, "", `no resource "widgets"`},
 		{"larger than the bus takes", "pods", "p", pod("p", `,"nodeSelector":{"a":"`+strings.Repeat("x", 1<<20)+`"}`), 413, metav1.StatusReasonRequestEntityTooLarge, "", fmt.Sprint(schemas.MaxObjectBytes)},
 		{"too large for its annotation", "pods", "p", strings.Replace(pod("p", ""), `"image":"i"`, `"image":"i","args":["`+strings.Repeat("x", 500<<10)+`"]`, 1), 413, metav1.StatusReasonRequestEntityTooLarge, "", "use create or update"},
 	}

@@ -23,12 +23,23 @@ func groupResource(k schemas.Kind) schema.GroupResource {
 func unknownResource(resource string) error {
 	var names []string
 	for _, k := range schemas.Kinds {
-		names = append(names, k.Resource)
+		if k.Refused == "" {
+			names = append(names, k.Resource)
+		}
 	}
 	return &apierrors.StatusError{ErrStatus: metav1.Status{
 		Status: metav1.StatusFailure, Code: http.StatusNotFound, Reason: metav1.StatusReasonNotFound,
 		Message: fmt.Sprintf("Gantry has no resource %q; it has %s", resource, strings.Join(names, ", ")),
 		Details: &metav1.StatusDetails{Kind: resource},
+	}}
+}
+
+// refusedKind is the answer to a call about a kind that nothing acts on yet.
+func refusedKind(kind schemas.Kind) error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusNotFound, Reason: metav1.StatusReasonNotFound,
+		Message: fmt.Sprintf("%s are not supported by Gantry yet: %s; see docs/supported-fields.md", kind.Resource, kind.Refused),
+		Details: &metav1.StatusDetails{Group: kind.GVK.Group, Kind: kind.Resource},
 	}}
 }
 

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
@@ -273,19 +272,13 @@ func (p *Plane) hear(m bus.HealthMsg) {
 	}
 }
 
-// verbs of the API.
-var verbs = []string{
-	schemas.VerbApply, schemas.VerbCreate, schemas.VerbGet, schemas.VerbList, schemas.VerbWatch,
-	schemas.VerbUpdate, schemas.VerbPatch, schemas.VerbDelete, schemas.VerbLog,
-}
-
 func (p *Plane) serve(ctx context.Context) error {
 	apiCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	p.stopAPI = cancel
 	if err := p.conn.ServeSync(apiCtx, p.sync); err != nil {
 		return fmt.Errorf("start control plane: %w", err)
 	}
-	if err := p.conn.ServeAPI(apiCtx, verbs, p.call); err != nil {
+	if err := p.conn.ServeAPI(apiCtx, admission.Verbs, p.call); err != nil {
 		return fmt.Errorf("start control plane: %w", err)
 	}
 	return nil
@@ -293,15 +286,15 @@ func (p *Plane) serve(ctx context.Context) error {
 
 // call answers one call of the API. One that writes is finished even if the
 // plane is told to stop meanwhile; one that waits is not.
-func (p *Plane) call(ctx context.Context, call schemas.Call, body []byte) ([]byte, map[string][]string, *metav1.Status) {
+func (p *Plane) call(ctx context.Context, call schemas.Call, header map[string][]string, body []byte) ([]byte, map[string][]string, *metav1.Status) {
 	p.calls.Add(1)
 	defer p.calls.Done()
-	if !slices.Contains([]string{schemas.VerbWatch, schemas.VerbLog}, call.Verb) {
+	if !schemas.Waits(call.Verb) {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), drainTime)
 		defer cancel()
 	}
-	return p.admission.Handle(ctx, call, body)
+	return p.admission.Handle(ctx, call, header, body)
 }
 
 // Failed gives the reason why the plane cannot go on, once there is one.
