@@ -73,21 +73,36 @@ func (a *app) connect(ctx context.Context) error {
 }
 
 func (a *app) request(ctx context.Context, verb, resource, namespace, name string, body []byte) (bus.Reply, error) {
+	return a.requestWith(ctx, verb, resource, namespace, name, nil, body)
+}
+
+// requestWith is request with headers, which may be nil.
+func (a *app) requestWith(ctx context.Context, verb, resource, namespace, name string, header map[string][]string, body []byte) (bus.Reply, error) {
 	if err := a.connect(ctx); err != nil {
 		return bus.Reply{}, err
 	}
+	reply, err := a.ask(ctx, verb, resource, namespace, name, header, body)
+	if err == nil {
+		a.warn(reply)
+	}
+	return reply, err
+}
+
+// ask is requestWith on the connection that is there, without a word about
+// warnings: it may be called from several goroutines at once.
+func (a *app) ask(ctx context.Context, verb, resource, namespace, name string, header map[string][]string, body []byte) (bus.Reply, error) {
 	if a.timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, a.timeout)
 		defer cancel()
 	}
-	reply, err := a.conn.Request(ctx, verb, resource, namespace, name, body)
-	if err == nil {
-		for _, w := range reply.Header[schemas.HeaderWarning] {
-			fmt.Fprintf(a.err, "Warning: %s\n", w)
-		}
+	return a.conn.RequestWith(ctx, verb, resource, namespace, name, header, body)
+}
+
+func (a *app) warn(reply bus.Reply) {
+	for _, w := range reply.Header[schemas.HeaderWarning] {
+		fmt.Fprintf(a.err, "Warning: %s\n", w)
 	}
-	return reply, err
 }
 
 // list returns the raw objects of a kind and the revision to watch from.

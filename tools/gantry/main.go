@@ -49,6 +49,11 @@ type app struct {
 // errReported ends the program with code 1 without another word.
 var errReported = errors.New("reported")
 
+// ended ends the program with a code of its own, without another word.
+type ended struct{ code int }
+
+func (e ended) Error() string { return fmt.Sprintf("exit code %d", e.code) }
+
 func run(ctx context.Context, args []string, in io.Reader, out, stderr io.Writer) int {
 	a := &app{in: in, out: out, err: stderr}
 	root := a.command()
@@ -60,7 +65,10 @@ func run(ctx context.Context, args []string, in io.Reader, out, stderr io.Writer
 	if a.conn != nil {
 		a.conn.Close()
 	}
+	var with ended
 	switch {
+	case errors.As(err, &with):
+		return with.code
 	case err == nil && !a.failed:
 		return 0
 	case err == nil, errors.Is(err, errReported):
@@ -93,9 +101,10 @@ func (a *app) command() *cobra.Command {
 		return fmt.Errorf("%w\nSee '%s --help' for usage", err, c.CommandPath())
 	})
 	root.AddCommand(
-		a.applyCommand(), a.createCommand(), a.getCommand(), a.describeCommand(), a.deleteCommand(), a.logsCommand(),
-		a.scaleCommand(), a.eventsCommand(), a.imageCommand(), a.waitCommand(), a.rolloutCommand(), a.kindsCommand(), a.versionCommand(),
+		a.getCommand(), a.describeCommand(), a.logsCommand(),
+		a.eventsCommand(), a.imageCommand(), a.waitCommand(), a.kindsCommand(), a.versionCommand(),
 	)
+	root.AddCommand(a.writingCommands()...)
 	return root
 }
 
