@@ -45,20 +45,9 @@ func Default(o Object) {
 	case *appsv1.ReplicaSet:
 		orPointer(&o.Spec.Replicas, 1)
 		defaultPodSpec(&o.Spec.Template.Spec)
-	case *corev1.Namespace:
-		defaultNamespace(o)
+	default:
+		defaultRest(o)
 	}
-}
-
-func defaultNamespace(ns *corev1.Namespace) {
-	// Kubernetes' way to select a namespace by its name.
-	if ns.Name == "" {
-		return
-	}
-	if ns.Labels == nil {
-		ns.Labels = map[string]string{}
-	}
-	ns.Labels[corev1.LabelMetadataName] = ns.Name
 }
 
 func defaultDeployment(s *appsv1.DeploymentSpec) {

@@ -32,6 +32,8 @@ func Validate(o Object) field.ErrorList {
 		errs = append(errs, validateDeployment(&o.Spec, spec)...)
 	case *appsv1.ReplicaSet:
 		errs = append(errs, validateReplicaSet(&o.Spec, spec)...)
+	default:
+		errs = append(errs, validateRest(o)...)
 	}
 	return errs
 }
@@ -77,12 +79,12 @@ func dedupe(errs field.ErrorList) field.ErrorList {
 
 func nameRule(k Kind) apivalidation.ValidateNameFunc {
 	switch k.Resource {
-	case Namespaces:
-		return apivalidation.NameIsDNSLabel
 	case Services:
 		return apivalidation.NameIsDNS1035Label
+	case Pods, Deployments, ReplicaSets:
+		return apivalidation.NameIsDNSSubdomain
 	}
-	return apivalidation.NameIsDNSSubdomain
+	return nameRuleRest(k)
 }
 
 func nonNegative(v int64, at *field.Path) field.ErrorList {
@@ -255,6 +257,8 @@ func ValidateUpdate(updated, old Object) field.ErrorList {
 		if o, ok := old.(*appsv1.ReplicaSet); ok {
 			errs = append(errs, unchanged(n.Spec.Selector, o.Spec.Selector, spec.Child("selector"))...)
 		}
+	default:
+		errs = append(errs, validateRestUpdate(updated, old)...)
 	}
 	return errs
 }
