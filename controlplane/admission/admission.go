@@ -42,7 +42,9 @@ type Options struct {
 	// ServiceCIDR is where cluster IPs come from.
 	ServiceCIDR netip.Prefix
 	Logs        LogsFunc
-	Log         zerolog.Logger
+	// Ask reaches the nodes for sessions and metrics.
+	Ask AskFunc
+	Log zerolog.Logger
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }
@@ -52,6 +54,7 @@ type Admission struct {
 	store     bus.Store
 	addresses *addresses
 	logs      LogsFunc
+	ask       AskFunc
 	log       zerolog.Logger
 	now       func() time.Time
 	encoded   encoded
@@ -62,7 +65,7 @@ func New(o Options) *Admission {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	a := &Admission{store: o.Store, logs: o.Logs, log: o.Log, now: o.Now}
+	a := &Admission{store: o.Store, logs: o.Logs, ask: o.Ask, log: o.Log, now: o.Now}
 	a.addresses = &addresses{reservations: o.Reservations, cidr: o.ServiceCIDR, view: o.Store.View, now: o.Now}
 	return a
 }
@@ -117,6 +120,7 @@ func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
 var Verbs = []string{
 	schemas.VerbApply, schemas.VerbCreate, schemas.VerbGet, schemas.VerbList, schemas.VerbWatch,
 	schemas.VerbUpdate, schemas.VerbPatch, schemas.VerbDelete, schemas.VerbLog,
+	schemas.VerbExec, schemas.VerbAttach, schemas.VerbPortForward, schemas.VerbCopy, schemas.VerbSend, schemas.VerbRecv,
 }
 
 // Handle answers one call; its header may be nil. status is nil on success;
@@ -130,7 +134,7 @@ func (a *Admission) Handle(ctx context.Context, call schemas.Call, header map[st
 	return r.body, r.headers(), nil
 }
 
-func (a *Admission) answer(ctx context.Context, call schemas.Call, _ map[string][]string, body []byte) (reply, error) {
+func (a *Admission) answer(ctx context.Context, call schemas.Call, header map[string][]string, body []byte) (reply, error) {
 	kind, ok := schemas.KindByResource(call.Resource)
 	if !ok {
 		return reply{}, unknownResource(call.Resource)
@@ -145,6 +149,8 @@ func (a *Admission) answer(ctx context.Context, call schemas.Call, _ map[string]
 	case "":
 	case "scale":
 		return a.scale(ctx, kind, call, body)
+	case schemas.SubMetrics:
+		return a.metrics(ctx, kind, call, body)
 	default:
 		return reply{}, apierrors.NewBadRequest(fmt.Sprintf("%s have no subresource %q", kind.Resource, call.Subresource))
 	}
@@ -176,6 +182,9 @@ func (a *Admission) answer(ctx context.Context, call schemas.Call, _ map[string]
 		return a.delete(ctx, kind, call, body)
 	case schemas.VerbLog:
 		return a.podLog(ctx, kind, call, body)
+	}
+	if sessionVerb(call.Verb) {
+		return a.session(ctx, kind, call, header, body)
 	}
 	return reply{}, apierrors.NewBadRequest(fmt.Sprintf("no verb %q; there are %s", call.Verb, strings.Join(Verbs, ", ")))
 }

@@ -188,7 +188,7 @@ func (p *Plane) makeRoles() (err error) {
 	p.nodes.Connected = func(node string) bool { return p.server.NodeConnections(node) > 0 }
 	p.server.OnNodeDisconnect(p.nodes.Disconnected)
 	p.admission = admission.New(admission.Options{
-		Store: p.store, Reservations: p.conn, ServiceCIDR: serviceCIDR, Logs: p.fetchLogs, Log: p.role("admission"),
+		Store: p.store, Reservations: p.conn, ServiceCIDR: serviceCIDR, Logs: p.fetchLogs, Ask: p.conn.NodeRequest, Log: p.role("admission"),
 	})
 	return p.register()
 }
