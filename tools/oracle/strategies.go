@@ -1,0 +1,90 @@
+package main
+
+import (
+	"k8s.io/apiserver/pkg/registry/rest"
+	_ "k8s.io/kubernetes/pkg/apis/apps/install"
+	_ "k8s.io/kubernetes/pkg/apis/autoscaling/install"
+	_ "k8s.io/kubernetes/pkg/apis/batch/install"
+	_ "k8s.io/kubernetes/pkg/apis/coordination/install"
+	_ "k8s.io/kubernetes/pkg/apis/core/install"
+	_ "k8s.io/kubernetes/pkg/apis/discovery/install"
+	_ "k8s.io/kubernetes/pkg/apis/networking/install"
+	_ "k8s.io/kubernetes/pkg/apis/policy/install"
+	_ "k8s.io/kubernetes/pkg/apis/rbac/install"
+	_ "k8s.io/kubernetes/pkg/apis/scheduling/install"
+	_ "k8s.io/kubernetes/pkg/apis/storage/install"
+	"k8s.io/kubernetes/pkg/registry/apps/controllerrevision"
+	"k8s.io/kubernetes/pkg/registry/apps/daemonset"
+	"k8s.io/kubernetes/pkg/registry/apps/deployment"
+	"k8s.io/kubernetes/pkg/registry/apps/replicaset"
+	"k8s.io/kubernetes/pkg/registry/apps/statefulset"
+	"k8s.io/kubernetes/pkg/registry/autoscaling/horizontalpodautoscaler"
+	"k8s.io/kubernetes/pkg/registry/batch/cronjob"
+	"k8s.io/kubernetes/pkg/registry/batch/job"
+	"k8s.io/kubernetes/pkg/registry/coordination/lease"
+	"k8s.io/kubernetes/pkg/registry/core/configmap"
+	"k8s.io/kubernetes/pkg/registry/core/event"
+	"k8s.io/kubernetes/pkg/registry/core/limitrange"
+	"k8s.io/kubernetes/pkg/registry/core/namespace"
+	"k8s.io/kubernetes/pkg/registry/core/node"
+	"k8s.io/kubernetes/pkg/registry/core/persistentvolume"
+	"k8s.io/kubernetes/pkg/registry/core/persistentvolumeclaim"
+	"k8s.io/kubernetes/pkg/registry/core/pod"
+	"k8s.io/kubernetes/pkg/registry/core/podtemplate"
+	"k8s.io/kubernetes/pkg/registry/core/replicationcontroller"
+	"k8s.io/kubernetes/pkg/registry/core/resourcequota"
+	"k8s.io/kubernetes/pkg/registry/core/secret"
+	"k8s.io/kubernetes/pkg/registry/core/service"
+	"k8s.io/kubernetes/pkg/registry/core/serviceaccount"
+	"k8s.io/kubernetes/pkg/registry/discovery/endpointslice"
+	"k8s.io/kubernetes/pkg/registry/networking/networkpolicy"
+	"k8s.io/kubernetes/pkg/registry/policy/poddisruptionbudget"
+	"k8s.io/kubernetes/pkg/registry/rbac/clusterrole"
+	"k8s.io/kubernetes/pkg/registry/rbac/clusterrolebinding"
+	"k8s.io/kubernetes/pkg/registry/rbac/role"
+	"k8s.io/kubernetes/pkg/registry/rbac/rolebinding"
+	"k8s.io/kubernetes/pkg/registry/scheduling/priorityclass"
+	"k8s.io/kubernetes/pkg/registry/storage/storageclass"
+)
+
+// strategy is what the server runs on the objects of one resource.
+type strategy interface {
+	rest.RESTCreateStrategy
+	rest.RESTUpdateStrategy
+}
+
+// strategies of the kinds that Gantry has, by resource.
+var strategies = map[string]strategy{
+	"configmaps":               configmap.Strategy,
+	"secrets":                  secret.Strategy,
+	"serviceaccounts":          serviceaccount.Strategy,
+	"events":                   event.Strategy,
+	"resourcequotas":           resourcequota.Strategy,
+	"limitranges":              limitrange.Strategy,
+	"persistentvolumes":        persistentvolume.Strategy,
+	"persistentvolumeclaims":   persistentvolumeclaim.Strategy,
+	"podtemplates":             podtemplate.Strategy,
+	"replicationcontrollers":   replicationcontroller.Strategy,
+	"namespaces":               namespace.Strategy,
+	"nodes":                    node.Strategy,
+	"pods":                     pod.Strategy,
+	"services":                 service.Strategy,
+	"controllerrevisions":      controllerrevision.Strategy,
+	"daemonsets":               daemonset.Strategy,
+	"deployments":              deployment.Strategy,
+	"replicasets":              replicaset.Strategy,
+	"statefulsets":             statefulset.Strategy,
+	"cronjobs":                 cronjob.Strategy,
+	"jobs":                     job.Strategy,
+	"endpointslices":           endpointslice.Strategy,
+	"networkpolicies":          networkpolicy.Strategy,
+	"poddisruptionbudgets":     poddisruptionbudget.Strategy,
+	"horizontalpodautoscalers": horizontalpodautoscaler.Strategy,
+	"roles":                    role.Strategy,
+	"clusterroles":             clusterrole.Strategy,
+	"rolebindings":             rolebinding.Strategy,
+	"clusterrolebindings":      clusterrolebinding.Strategy,
+	"priorityclasses":          priorityclass.Strategy,
+	"storageclasses":           storageclass.Strategy,
+	"leases":                   lease.Strategy,
+}
