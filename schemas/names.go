@@ -121,6 +121,9 @@ const (
 	// HeaderSession names a session in VerbSend and VerbRecv. Anyone who may
 	// call these on the pod and knows it may use it: it cannot be guessed.
 	HeaderSession = "Gantry-Session"
+	// HeaderPod is the UID of the pod whose session a send or recv means. The
+	// control plane sets it towards the node, which refuses the session of another pod.
+	HeaderPod = "Gantry-Pod"
 	// HeaderChannel says whose bytes an answer of VerbRecv holds: a Channel constant.
 	HeaderChannel = "Gantry-Channel"
 	// HeaderWait is how many seconds a VerbRecv waits for something to come.
