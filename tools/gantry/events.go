@@ -18,7 +18,7 @@ import (
 func (a *app) eventsCommand() *cobra.Command {
 	var about, output string
 	var types []string
-	var watching, noHeaders bool
+	var watching bool
 	c := &cobra.Command{
 		Use:   "events [--for KIND/NAME]",
 		Short: "Show what happened, the latest last",
@@ -26,7 +26,7 @@ func (a *app) eventsCommand() *cobra.Command {
   gantry events -A --types=Warning`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			o := getOptions{output: output, noHeaders: noHeaders, watch: watching}
+			o := getOptions{output: output, watch: watching}
 			var err error
 			if o.fieldSelector, err = eventSelector(about, types); err != nil {
 				return err
@@ -37,9 +37,9 @@ func (a *app) eventsCommand() *cobra.Command {
 	f := c.Flags()
 	f.StringVar(&about, "for", "", "only about one object, such as pod/web-1")
 	f.StringSliceVar(&types, "types", nil, "only Normal, or only Warning")
-	f.StringVarP(&output, "output", "o", "", "wide, yaml, json, name or jsonpath=TEMPLATE")
+	a.outputFlags(c, &output)
 	f.BoolVarP(&watching, "watch", "w", false, "go on with what happens")
-	f.BoolVar(&noHeaders, "no-headers", false, "no line with the columns' names")
+	f.BoolVar(&a.show.noHeaders, "no-headers", false, "no line with the columns' names")
 	a.allNamespacesFlag(c)
 	return c
 }

@@ -2,18 +2,13 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/cli-runtime/pkg/printers"
 
 	"gantry.dev/schemas"
@@ -26,10 +21,13 @@ type getOptions struct {
 	labelColumns   []string
 	sortBy         string
 	showLabels     bool
-	noHeaders      bool
 	ignoreNotFound bool
 	watch          bool
 	watchOnly      bool
+	watchEvents    bool
+	showKind       bool
+	subresource    string
+	chunk          int64
 	files          files
 }
 
@@ -44,16 +42,20 @@ func (a *app) getCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error { return a.runGet(cmd.Context(), o, args) },
 	}
 	f := c.Flags()
-	f.StringVarP(&o.output, "output", "o", "", "wide, yaml, json, name or jsonpath=TEMPLATE")
+	a.outputFlags(c, &o.output)
 	f.StringVarP(&o.selector, "selector", "l", "", "labels that objects must have, such as app=web")
 	f.StringVar(&o.fieldSelector, "field-selector", "", "fields that objects must have, such as status.phase=Running")
 	f.StringSliceVarP(&o.labelColumns, "label-columns", "L", nil, "labels that get a column of their own")
 	f.StringVar(&o.sortBy, "sort-by", "", "order by a field, such as .metadata.creationTimestamp")
 	f.BoolVar(&o.showLabels, "show-labels", false, "all labels as the last column")
-	f.BoolVar(&o.noHeaders, "no-headers", false, "no line with the columns' names")
+	f.BoolVar(&a.show.noHeaders, "no-headers", false, "no line with the columns' names")
 	f.BoolVar(&o.ignoreNotFound, "ignore-not-found", false, "no error where an object does not exist")
 	f.BoolVarP(&o.watch, "watch", "w", false, "go on with what changes")
 	f.BoolVar(&o.watchOnly, "watch-only", false, "only what changes")
+	f.BoolVar(&o.watchEvents, "output-watch-events", false, "with --watch: say of each change whether it is ADDED, MODIFIED or DELETED")
+	f.BoolVar(&o.showKind, "show-kind", false, "begin names with the kind")
+	f.StringVar(&o.subresource, "subresource", "", "status or scale: that part of the object")
+	f.Int64Var(&o.chunk, "chunk-size", 0, "objects in one answer of the server; 0 for as many as fit")
 	a.allNamespacesFlag(c)
 	o.files.flags(c)
 	return c
@@ -68,13 +70,16 @@ func (a *app) runGet(ctx context.Context, o getOptions, args []string) error {
 	if err != nil {
 		return err
 	}
+	if err := o.check(targets); err != nil {
+		return err
+	}
 	if o.watch || o.watchOnly {
 		return a.runWatch(ctx, o, show, targets, spaces)
 	}
 	var groups []group
 	for i, t := range targets {
 		rows, err := a.fetch(ctx, o, t, spaces[i])
-		if apierrors.IsNotFound(err) {
+		if apierrors.IsNotFound(err) && t.name != "" {
 			if !o.ignoreNotFound {
 				a.report(err)
 			}
@@ -94,6 +99,30 @@ func (a *app) runGet(ctx context.Context, o getOptions, args []string) error {
 		return a.showData(show, targets, groups, o.sortBy)
 	}
 	return a.showTables(o, groups)
+}
+
+// check refuses flags that contradict each other or what is asked for.
+func (o getOptions) check(targets []target) error {
+	switch {
+	case o.chunk < 0:
+		return fmt.Errorf("--chunk-size %d: must be 0 or more", o.chunk)
+	case o.watchEvents && !o.watch && !o.watchOnly:
+		return errors.New("--output-watch-events option can only be used with --watch or --watch-only")
+	case (o.watch || o.watchOnly) && o.sortBy != "":
+		return errors.New("--sort-by cannot be used with --watch: what changes is shown when it changes")
+	case o.subresource == "":
+		return nil
+	case o.subresource != schemas.SubStatus && o.subresource != schemas.SubScale:
+		return fmt.Errorf("invalid subresource value: %q. Must be one of [%s %s]", o.subresource, schemas.SubStatus, schemas.SubScale)
+	case o.watch || o.watchOnly:
+		return errors.New("--subresource cannot be used with --watch: leave one of them out")
+	}
+	for _, t := range targets {
+		if t.name == "" {
+			return fmt.Errorf("--subresource takes named objects: give the names of the %s", t.kind.Resource)
+		}
+	}
+	return nil
 }
 
 // group is the rows of one kind.
@@ -136,7 +165,11 @@ func (a *app) getTargets(o *getOptions, args []string) ([]target, []string, erro
 
 func (a *app) fetch(ctx context.Context, o getOptions, t target, namespace string) ([]row, error) {
 	if t.name != "" {
-		reply, err := a.request(ctx, schemas.VerbGet, t.kind.Resource, namespace, t.name, nil)
+		resource := t.kind.Resource
+		if o.subresource != "" {
+			resource += "/" + o.subresource
+		}
+		reply, err := a.request(ctx, schemas.VerbGet, resource, namespace, t.name, nil)
 		if err != nil {
 			return nil, err
 		}
@@ -154,7 +187,7 @@ func (a *app) fetch(ctx context.Context, o getOptions, t target, namespace strin
 }
 
 func (o getOptions) listOptions(name string) metav1.ListOptions {
-	opts := metav1.ListOptions{LabelSelector: o.selector, FieldSelector: o.fieldSelector}
+	opts := metav1.ListOptions{LabelSelector: o.selector, FieldSelector: o.fieldSelector, Limit: o.chunk}
 	if name != "" {
 		opts.FieldSelector = "metadata.name=" + name
 	}
@@ -180,7 +213,7 @@ func (a *app) showData(show *printer, targets []target, groups []group, sortBy s
 
 func (a *app) showTables(o getOptions, groups []group) error {
 	now := time.Now()
-	several := len(groups) > 1
+	several := len(groups) > 1 || o.showKind
 	shown := 0
 	for _, g := range groups {
 		if len(g.rows) == 0 {
@@ -193,7 +226,7 @@ func (a *app) showTables(o getOptions, groups []group) error {
 			fmt.Fprintln(a.out)
 		}
 		shown++
-		if err := a.printTable(a.tablePrinter(o, g.kind, several), g, now); err != nil {
+		if err := a.printRows(o, a.tablePrinter(o, g.kind, several), g, now); err != nil {
 			return err
 		}
 	}
@@ -209,142 +242,47 @@ func (a *app) showTables(o getOptions, groups []group) error {
 
 func (a *app) tablePrinter(o getOptions, k schemas.Kind, withKind bool) printers.ResourcePrinter {
 	return printers.NewTablePrinter(printers.PrintOptions{
-		NoHeaders: o.noHeaders, WithNamespace: a.allNamespaces && k.Namespaced, WithKind: withKind,
+		NoHeaders: a.show.noHeaders, WithNamespace: a.allNamespaces && k.Namespaced, WithKind: withKind,
 		Wide: o.output == "wide", ShowLabels: o.showLabels, Kind: k.GVK.GroupKind(), ColumnLabels: o.labelColumns,
 	})
 }
 
+// printRows writes rows of one kind, or of a part of its objects.
+func (a *app) printRows(o getOptions, p printers.ResourcePrinter, g group, now time.Time) error {
+	if o.subresource == schemas.SubScale {
+		return a.printScales(p, g, now)
+	}
+	return a.printTable(p, g, now)
+}
+
+// printTable writes a table of its own.
 func (a *app) printTable(p printers.ResourcePrinter, g group, now time.Time) error {
+	t, err := tableOf(g, now)
+	if err != nil {
+		return err
+	}
+	return a.writeTable(p, t)
+}
+
+func tableOf(g group, now time.Time) (*metav1.Table, error) {
 	objects := make([]schemas.Object, len(g.rows))
 	for i, r := range g.rows {
 		o, err := decode(g.kind, r.raw)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		objects[i] = o
 	}
 	if g.kind.Resource == schemas.Events {
 		sortEvents(objects)
 	}
+	return table(g.kind, objects, now), nil
+}
+
+func (a *app) writeTable(p printers.ResourcePrinter, t *metav1.Table) error {
 	w := printers.GetNewTabWriter(a.out)
-	if err := p.PrintObj(table(g.kind, objects, now), w); err != nil {
+	if err := p.PrintObj(t, w); err != nil {
 		return err
 	}
 	return w.Flush()
-}
-
-// sortRows orders by a JSONPath of one value. Numbers count as numbers.
-func sortRows(rows []row, path string) error {
-	if path == "" {
-		return nil
-	}
-	find, err := fieldFinder(path)
-	if err != nil {
-		return err
-	}
-	keys := map[*byte]any{}
-	for _, r := range rows {
-		o, err := loose(r.raw)
-		if err != nil {
-			return err
-		}
-		values, err := find(o.Object)
-		if err != nil {
-			return err
-		}
-		if len(values) > 0 {
-			keys[&r.raw[0]] = values[0]
-		}
-	}
-	slices.SortStableFunc(rows, func(x, y row) int { return compareValues(keys[&x.raw[0]], keys[&y.raw[0]]) })
-	return nil
-}
-
-func compareValues(x, y any) int {
-	a, aok := x.(float64)
-	b, bok := y.(float64)
-	switch {
-	case aok && bok && a < b:
-		return -1
-	case aok && bok && a > b:
-		return 1
-	case aok && bok:
-		return 0
-	}
-	return strings.Compare(fmt.Sprint(x), fmt.Sprint(y))
-}
-
-// runWatch shows what is there and then what changes, until interrupted.
-func (a *app) runWatch(ctx context.Context, o getOptions, show *printer, targets []target, spaces []string) error {
-	if len(targets) != 1 {
-		return errors.New("you may only watch one kind or one object at a time")
-	}
-	t, namespace := targets[0], spaces[0]
-	if err := a.connect(ctx); err != nil {
-		return err
-	}
-	opts := o.listOptions(t.name)
-	p := a.tablePrinter(o, t.kind, false)
-	emit := func(rows []row) error {
-		if show == nil {
-			return a.printTable(p, group{t.kind, rows}, time.Now())
-		}
-		for _, r := range rows {
-			if err := show.object(a.out, r.kind, r.raw); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	known := map[string]bool{}
-	for first := true; ; first = false {
-		list, err := a.list(ctx, t.kind, namespace, opts)
-		if err != nil {
-			return err
-		}
-		if t.name != "" && first && len(list.Items) == 0 {
-			return apierrors.NewNotFound(groupResource(t.kind), t.name)
-		}
-		var rows []row
-		for _, raw := range list.Items {
-			// After a gap only what was not shown yet.
-			if version := versionOf(raw); !known[version] {
-				known[version] = true
-				rows = append(rows, row{t.kind, raw})
-			}
-		}
-		if (!first || !o.watchOnly) && len(rows) > 0 {
-			if err := emit(rows); err != nil {
-				return err
-			}
-		}
-		opts.ResourceVersion = list.ResourceVersion
-		err = a.conn.Watch(ctx, t.kind.Resource, namespace, opts, func(e metav1.WatchEvent) error {
-			if e.Type == string(watch.Bookmark) || e.Type == string(watch.Error) {
-				return nil
-			}
-			known[versionOf(e.Object.Raw)] = true
-			return emit([]row{{t.kind, e.Object.Raw}})
-		})
-		if !apierrors.IsResourceExpired(err) {
-			if ctx.Err() != nil || errors.Is(err, io.ErrClosedPipe) {
-				return nil
-			}
-			return err
-		}
-		opts.ResourceVersion = ""
-	}
-}
-
-func versionOf(raw []byte) string {
-	var o struct {
-		Metadata struct {
-			UID             string `json:"uid"`
-			ResourceVersion string `json:"resourceVersion"`
-		} `json:"metadata"`
-	}
-	if err := json.Unmarshal(raw, &o); err != nil {
-		return ""
-	}
-	return o.Metadata.UID + "/" + o.Metadata.ResourceVersion
 }

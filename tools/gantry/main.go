@@ -41,6 +41,7 @@ type app struct {
 	namespace     string
 	allNamespaces bool
 	timeout       time.Duration
+	show          outputOptions
 
 	conn   *bus.UserConn
 	failed bool // something was reported already

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -22,14 +23,19 @@ const none = "<none>"
 
 // columns of each kind; those after the bar are for -o wide.
 var columns = map[string]string{
-	schemas.Pods:           "Name,Ready,Status,Restarts,Age|IP,Node,Nominated Node,Readiness Gates",
-	schemas.Deployments:    "Name,Ready,Up-to-date,Available,Age|Containers,Images,Selector",
-	schemas.ReplicaSets:    "Name,Desired,Current,Ready,Age|Containers,Images,Selector",
-	schemas.Services:       "Name,Type,Cluster-IP,External-IP,Port(s),Age|Selector",
-	schemas.Namespaces:     "Name,Status,Age",
-	schemas.Nodes:          "Name,Status,Roles,Age,Version|Internal-IP,External-IP,OS-Image,Kernel-Version,Container-Runtime",
-	schemas.EndpointSlices: "Name,AddressType,Ports,Endpoints,Age",
-	schemas.Events:         "Last Seen,Type,Reason,Object,Message|Subobject,Source,First Seen,Count,Name",
+	schemas.Pods:                "Name,Ready,Status,Restarts,Age|IP,Node,Nominated Node,Readiness Gates",
+	schemas.Deployments:         "Name,Ready,Up-to-date,Available,Age|Containers,Images,Selector",
+	schemas.ReplicaSets:         "Name,Desired,Current,Ready,Age|Containers,Images,Selector",
+	schemas.Services:            "Name,Type,Cluster-IP,External-IP,Port(s),Age|Selector",
+	schemas.Namespaces:          "Name,Status,Age",
+	schemas.Nodes:               "Name,Status,Roles,Age,Version|Internal-IP,External-IP,OS-Image,Kernel-Version,Container-Runtime",
+	schemas.EndpointSlices:      "Name,AddressType,Ports,Endpoints,Age",
+	schemas.ConfigMaps:          "Name,Data,Age",
+	schemas.Secrets:             "Name,Type,Data,Age",
+	schemas.PodTemplates:        "Name,Containers,Images,Pod Labels",
+	schemas.ControllerRevisions: "Name,Controller,Revision,Age",
+	schemas.Leases:              "Name,Holder,Age",
+	schemas.Events:              "Last Seen,Type,Reason,Object,Message|Subobject,Source,First Seen,Count,Name",
 }
 
 // table lays objects of one kind out. now is what ages are counted from.
@@ -38,7 +44,16 @@ func table(k schemas.Kind, objects []schemas.Object, now time.Time) *metav1.Tabl
 	if !ok {
 		spec = "Name,Age"
 	}
-	t := &metav1.Table{}
+	t := &metav1.Table{ColumnDefinitions: definitions(spec)}
+	for _, o := range objects {
+		t.Rows = append(t.Rows, metav1.TableRow{Cells: cells(o, now), Object: runtime.RawExtension{Object: o}})
+	}
+	return t
+}
+
+// definitions reads a line of columns.
+func definitions(spec string) []metav1.TableColumnDefinition {
+	var out []metav1.TableColumnDefinition
 	narrow, wide, _ := strings.Cut(spec, "|")
 	for i, part := range []string{narrow, wide} {
 		for name := range strings.SplitSeq(part, ",") {
@@ -49,13 +64,10 @@ func table(k schemas.Kind, objects []schemas.Object, now time.Time) *metav1.Tabl
 			if name == "Name" {
 				c.Format = "name" // what gets the kind as a prefix
 			}
-			t.ColumnDefinitions = append(t.ColumnDefinitions, c)
+			out = append(out, c)
 		}
 	}
-	for _, o := range objects {
-		t.Rows = append(t.Rows, metav1.TableRow{Cells: cells(o, now), Object: runtime.RawExtension{Object: o}})
-	}
-	return t
+	return out
 }
 
 func cells(o schemas.Object, now time.Time) []any {
@@ -89,8 +101,36 @@ func cells(o schemas.Object, now time.Time) []any {
 		return []any{o.Name, string(o.AddressType), slicePorts(o), sliceEndpoints(o), created}
 	case *corev1.Event:
 		return eventCells(o, now)
+	case *corev1.ConfigMap:
+		return []any{o.Name, len(o.Data) + len(o.BinaryData), created}
+	case *corev1.Secret:
+		return []any{o.Name, string(o.Type), len(o.Data), created}
+	case *corev1.PodTemplate:
+		names, images := containers(o.Template.Spec)
+		return []any{o.Name, names, images, orText(labels.FormatLabels(o.Template.Labels), none)}
+	case *appsv1.ControllerRevision:
+		return []any{o.Name, controllerName(o), o.Revision, created}
+	case *coordinationv1.Lease:
+		holder := ""
+		if o.Spec.HolderIdentity != nil {
+			holder = *o.Spec.HolderIdentity
+		}
+		return []any{o.Name, holder, created}
 	}
 	return []any{o.GetName(), created}
+}
+
+// controllerName is the object that an object belongs to, as deployment.apps/web.
+func controllerName(o schemas.Object) string {
+	owner := metav1.GetControllerOf(o)
+	if owner == nil {
+		return none
+	}
+	kind := strings.ToLower(owner.Kind)
+	if group, _, ok := strings.Cut(owner.APIVersion, "/"); ok {
+		kind += "." + group
+	}
+	return kind + "/" + owner.Name
 }
 
 // age writes how long ago something was.

@@ -111,7 +111,7 @@ func TestSortBy(t *testing.T) {
 		}
 		return out
 	}
-	for _, tc := range []struct{ path, want string }{{"", "bac"}, {".n", "abc"}, {"{.metadata.name}", "abc"}} {
+	for _, tc := range []struct{ path, want string }{{"", "bac"}, {".n", "cab"}, {"{.metadata.name}", "abc"}} {
 		if err := sortRows(rows, tc.path); err != nil || names() != tc.want {
 			t.Errorf("%q: %s, %v", tc.path, names(), err)
 		}

@@ -24,7 +24,10 @@ func label(k schemas.Kind, name string) string {
 
 // categories are words for several kinds.
 var categories = map[string][]string{
-	"all": {schemas.Pods, schemas.Services, schemas.Deployments, schemas.ReplicaSets},
+	"all": {
+		schemas.Pods, schemas.ReplicationControllers, schemas.Services, schemas.DaemonSets, schemas.Deployments, schemas.ReplicaSets,
+		schemas.StatefulSets, schemas.HorizontalPodAutoscalers, schemas.CronJobs, schemas.Jobs,
+	},
 }
 
 func kindOf(word string) (schemas.Kind, error) {
@@ -45,8 +48,8 @@ func kindOf(word string) (schemas.Kind, error) {
 func kindsOf(words string) ([]schemas.Kind, error) {
 	var out []schemas.Kind
 	for word := range strings.SplitSeq(words, ",") {
-		resources, ok := categories[word]
-		if !ok {
+		resources, category := categories[word]
+		if !category {
 			resources = []string{word}
 		}
 		for _, r := range resources {
@@ -54,7 +57,10 @@ func kindsOf(words string) ([]schemas.Kind, error) {
 			if err != nil {
 				return nil, err
 			}
-			out = append(out, k)
+			// There are no objects of a kind that is refused.
+			if !category || k.Refused == "" {
+				out = append(out, k)
+			}
 		}
 	}
 	return out, nil
