@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sort"
+	"strings"
 	"sync"
 	"time"
 
@@ -60,6 +61,58 @@ func (l *changeLog) after(resource string, revision uint64, limit int) []Change 
 		out = append(out, e.Change)
 	}
 	return out
+}
+
+// at finds the change that one revision made.
+func (l *changeLog) at(revision uint64) (Change, bool) {
+	i := sort.Search(len(l.entries), func(i int) bool { return l.entries[i].Revision >= revision })
+	if i == len(l.entries) || l.entries[i].Revision != revision {
+		return Change{}, false
+	}
+	return l.entries[i].Change, true
+}
+
+// listAt is a list as it was at a revision: what there is now, with the changes
+// since then taken back.
+func (v *viewCache) listAt(resource, namespace string, revision uint64) ([]schemas.Object, error) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	l := v.lane(resource)
+	if revision < l.log.start {
+		return nil, fmt.Errorf("list at %d: %w: the log starts at %d", revision, ErrTooOld, l.log.start)
+	}
+	var now []schemas.Object
+	if set := v.byResource[resource]; set != nil {
+		if namespace == "" {
+			now = set.prefixed("")
+		} else {
+			now = set.prefixed(namespace + "\x00")
+		}
+	}
+	changes := l.log.after(resource, revision, maxLogged+1)
+	if len(changes) == 0 {
+		return now, nil
+	}
+	was := map[objKey]schemas.Object{} // nil where there was none
+	for _, c := range changes {
+		k := keyOf(c.Object())
+		if _, known := was[k]; !known && (namespace == "" || k.namespace == namespace) {
+			was[k] = c.Old
+		}
+	}
+	now = slices.DeleteFunc(now, func(o schemas.Object) bool {
+		_, changed := was[keyOf(o)]
+		return changed
+	})
+	for _, o := range was {
+		if o != nil {
+			now = append(now, o)
+		}
+	}
+	slices.SortFunc(now, func(a, b schemas.Object) int {
+		return strings.Compare(keyOf(a).sortKey(), keyOf(b).sortKey())
+	})
+	return now, nil
 }
 
 // changesSince implements Store.ChangesSince.

@@ -336,11 +336,13 @@ func (c *Conn) lastMessage(ctx context.Context, stream, subject string) (*jetstr
 		m, err = s.GetLastMsgForSubject(ctx, subject)
 		return err
 	})
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
+	if isNoMessage(err) {
 		return nil, fmt.Errorf("%s: %w", subject, ErrNotFound)
 	}
 	return m, err
 }
+
+func isNoMessage(err error) bool { return errors.Is(err, jetstream.ErrMsgNotFound) }
 
 func randomID() string {
 	var b [16]byte

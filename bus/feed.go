@@ -163,6 +163,7 @@ func (f *feed) decode(m jetstream.Msg, meta *jetstream.MsgMetadata) (step, error
 	}
 	s := step{key: objKey{resource, namespace, name}, seq: meta.Sequence.Stream, at: meta.Timestamp}
 	h := m.Headers()
+	s.requests = requestedIn(h, s.seq, s.at)
 	if h.Get(headerOperation) != "" || h.Get(headerMarker) != "" {
 		return s, nil
 	}

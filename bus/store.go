@@ -30,7 +30,7 @@ type store struct {
 
 // OpenStore loads all objects and events and returns once the view is
 // complete. The view is fed until ctx ends. Indexes may be nil.
-func OpenStore(ctx context.Context, c *Conn, indexes map[string]IndexFunc) (Store, error) {
+func OpenStore(ctx context.Context, c *Conn, indexes map[string]IndexFunc) (History, error) {
 	v := newViewCache(indexes)
 	feeds := []*feed{
 		{conn: c, bucket: c.names.ObjectsBucket(), lane: &v.objects},
@@ -64,6 +64,16 @@ func (s *store) ChangesSince(ctx context.Context, resource string, revision uint
 	return s.view.changesSince(ctx, resource, revision, limit)
 }
 
+// Reach implements History.
+func (s *store) Reach(ctx context.Context, resource string, revision uint64) error {
+	return s.view.awaitFuture(ctx, resource, revision)
+}
+
+// ListAt implements History.
+func (s *store) ListAt(resource, namespace string, revision uint64) ([]schemas.Object, error) {
+	return s.view.listAt(resource, namespace, revision)
+}
+
 // Create implements Store.
 func (s *store) Create(ctx context.Context, o schemas.Object) (schemas.Object, error) {
 	k := keyOf(o)
@@ -82,6 +92,8 @@ func (s *store) Create(ctx context.Context, o schemas.Object) (schemas.Object, e
 	if err != nil {
 		return nil, fmt.Errorf("create %s: %w", k, err)
 	}
+	var own []requested
+	p.header, own = s.requestHeader(ctx, k, nil)
 	// A key that was deleted has a marker as its last message.
 	p.expect = tomb
 	seq, err := s.conn.put(ctx, p)
@@ -96,7 +108,7 @@ func (s *store) Create(ctx context.Context, o schemas.Object) (schemas.Object, e
 	if err != nil {
 		return nil, fmt.Errorf("create %s: %w", k, err)
 	}
-	return s.written(ctx, k, o, seq), nil
+	return s.written(ctx, k, o, seq, own), nil
 }
 
 // vacant returns the sequence of a key's last message if that leaves the key
@@ -130,11 +142,13 @@ func (s *store) Update(ctx context.Context, o schemas.Object) (schemas.Object, e
 		return o, nil
 	}
 	p.expect = rev
+	var own []requested
+	p.header, own = s.requestHeader(ctx, k, nil)
 	seq, err := s.conn.put(ctx, p)
 	if err != nil {
 		return nil, fmt.Errorf("update %s: %w", k, s.gone(ctx, k, p.subject, err))
 	}
-	return s.written(ctx, k, o, seq), nil
+	return s.written(ctx, k, o, seq, own), nil
 }
 
 // Delete implements Store.
@@ -146,14 +160,15 @@ func (s *store) Delete(ctx context.Context, o schemas.Object) error {
 	}
 	// The marker takes the place of the key's whole history: when its time is
 	// over nothing is left, where an older value would come back to life.
-	p := put{subject: s.subject(k), cas: true, expect: rev, header: nats.Header{
+	header, own := s.requestHeader(ctx, k, nats.Header{
 		headerOperation: {opPurge}, headerRollup: {"sub"}, headerTTL: {tombstoneTTL.String()},
-	}}
+	})
+	p := put{subject: s.subject(k), cas: true, expect: rev, header: header}
 	seq, err := s.conn.put(ctx, p)
 	if err != nil {
 		return fmt.Errorf("delete %s: %w", k, s.gone(ctx, k, p.subject, err))
 	}
-	s.settleView(ctx, step{key: k, seq: seq, at: time.Now()})
+	s.settleView(ctx, ownStep(k, nil, seq, own))
 	return nil
 }
 
@@ -209,11 +224,20 @@ func (s *store) encode(k objKey, o schemas.Object) (put, schemas.Object, error) 
 }
 
 // written makes an acknowledged object part of the view and returns a copy.
-func (s *store) written(ctx context.Context, k objKey, o schemas.Object, seq uint64) schemas.Object {
+func (s *store) written(ctx context.Context, k objKey, o schemas.Object, seq uint64, requests []requested) schemas.Object {
 	stamp(o, seq)
 	own := o.DeepCopyObject().(schemas.Object)
-	s.settleView(ctx, step{key: k, obj: o, seq: seq, at: time.Now()})
+	s.settleView(ctx, ownStep(k, o, seq, requests))
 	return own
+}
+
+// ownStep is the step of an acknowledged write.
+func ownStep(k objKey, o schemas.Object, seq uint64, requests []requested) step {
+	now := time.Now()
+	for i := range requests {
+		requests[i].seq, requests[i].at = seq, now.Unix()
+	}
+	return step{key: k, obj: o, seq: seq, at: now, requests: requests}
 }
 
 // settleView returns when the view shows the step. The write is safe already,

@@ -69,6 +69,21 @@ func (c Change) Object() schemas.Object {
 	return c.Old
 }
 
+// History is a Store that knows what lately was.
+type History interface {
+	Store
+	// Reach returns when the view has taken in a revision of the resource's
+	// bucket, ErrTooOld where it does not come within seconds.
+	Reach(ctx context.Context, resource string, revision uint64) error
+	// ListAt is View.List as it was at a revision that the view has reached,
+	// ErrTooOld where the log no longer reaches back.
+	ListAt(resource, namespace string, revision uint64) ([]schemas.Object, error)
+	// WrittenBy finds the write of a key that a request with this id made within
+	// the last five minutes (see WithRequest). With ask it reads the bus, where
+	// the view may lag behind another server's write.
+	WrittenBy(ctx context.Context, resource, namespace, name, id string, ask bool) (written Written, found bool, err error)
+}
+
 // Store reads and writes API objects. Writes are acknowledged after fsync and
 // are visible in the store's own View when they return.
 type Store interface {

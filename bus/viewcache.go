@@ -28,6 +28,8 @@ type step struct {
 	obj schemas.Object // nil for a deletion
 	seq uint64
 	at  time.Time
+	// requests are the writes with an id that the message tells of: its own and earlier ones.
+	requests []requested
 }
 
 // viewCache is the View and all that follows from its changes.
@@ -47,6 +49,8 @@ type viewCache struct {
 	tombs      tombstones
 	changed    map[string]chan struct{} // by resource; closed at the next change
 	subs       map[*subscriber]struct{}
+	requests   map[objKey][]requested // writes with an id, of objects and of what was deleted
+	aging      []aging                // when to look at them again, oldest first
 }
 
 type record struct {
@@ -74,6 +78,7 @@ func newViewCache(fns map[string]IndexFunc) *viewCache {
 		tombs:      tombstones{at: map[objKey]tombstone{}},
 		changed:    map[string]chan struct{}{},
 		subs:       map[*subscriber]struct{}{},
+		requests:   map[objKey][]requested{},
 	}
 	for name := range fns {
 		v.indexes[name] = map[string]*sortedSet{}
@@ -258,6 +263,7 @@ func (l *lane) reach(seq uint64) {
 func (v *viewCache) take(l *lane, s step) {
 	old := v.records[s.key].obj
 	v.store(s.key, old, s.obj, s.seq)
+	v.noteRequests(s)
 	if l == &v.objects {
 		if s.obj == nil {
 			v.tombs.add(s.key, s.seq, s.at)
