@@ -24,7 +24,7 @@ type AskFunc func(ctx context.Context, node, method string, header map[string][]
 const defaultContainer = "kubectl.kubernetes.io/default-container"
 
 // Headers that pass between the client of a session and the node, each way.
-// Everything else stays out: what a client may tell a node is a contract.
+// Everything else stays out, what the client says of the pod above all.
 var (
 	toNode = []string{
 		schemas.HeaderSession, schemas.HeaderCursor, schemas.HeaderWait, schemas.HeaderMax,
@@ -62,8 +62,8 @@ func (a *Admission) session(ctx context.Context, kind schemas.Kind, call schemas
 	}
 	switch call.Verb {
 	case schemas.VerbSend, schemas.VerbRecv:
-		// The session knows what it belongs to. The node may have moved on from a
-		// pod that has ended while its last bytes are still to be fetched.
+		// Nothing is said of what runs: a pod that has ended may have left bytes
+		// that are still to be fetched.
 		if pod.Spec.NodeName == "" {
 			return reply{}, unscheduled(pod)
 		}
@@ -72,7 +72,9 @@ func (a *Admission) session(ctx context.Context, kind schemas.Kind, call schemas
 			return reply{}, err
 		}
 	}
-	out, outHeader, err := a.ask(ctx, pod.Spec.NodeName, call.Verb, only(header, toNode), body)
+	toNodeHeader := only(header, toNode)
+	toNodeHeader[schemas.HeaderPod] = []string{string(pod.UID)}
+	out, outHeader, err := a.ask(ctx, pod.Spec.NodeName, call.Verb, toNodeHeader, body)
 	if err != nil {
 		return reply{}, nodeError(err, pod.Spec.NodeName, pod.Name)
 	}

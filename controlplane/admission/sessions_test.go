@@ -67,7 +67,7 @@ func TestSessionOpens(t *testing.T) {
 		"what the client says of a": {"two", schemas.VerbCopy, `{"session":"s","path":"/","namespace":"other","pod":"other"}`, "a"},
 	} {
 		phase := w.ran(tt.pod, corev1.PodRunning)
-		out, h, st := w.handle(tt.verb, tt.pod, map[string][]string{schemas.HeaderSession: {"s"}, "Gantry-Cluster": {"evil"}}, tt.body)
+		out, h, st := w.handle(tt.verb, tt.pod, map[string][]string{schemas.HeaderSession: {"s"}, schemas.HeaderPod: {"other"}, "Gantry-Cluster": {"evil"}}, tt.body)
 		if st != nil || out != `{"session":"s"}` {
 			t.Errorf("%s: %q, %+v", desc, out, st)
 			continue
@@ -77,7 +77,8 @@ func TestSessionOpens(t *testing.T) {
 			t.Fatal(err)
 		}
 		got := asked{last.Node, last.Method, last.Header, fmt.Sprintln(req.Namespace, req.Pod, req.UID, req.Container)}
-		want := asked{"n1", tt.verb, map[string][]string{schemas.HeaderSession: {"s"}}, fmt.Sprintln("default", tt.pod, phase.UID, tt.container)}
+		headers := map[string][]string{schemas.HeaderSession: {"s"}, schemas.HeaderPod: {string(phase.UID)}}
+		want := asked{"n1", tt.verb, headers, fmt.Sprintln("default", tt.pod, phase.UID, tt.container)}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s: (-want +got)\n%s", desc, diff)
 		}
