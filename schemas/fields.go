@@ -73,32 +73,38 @@ func under(prefix string, rules []FieldRule) []FieldRule {
 }
 
 // objectRules hold for every kind.
-var objectRules = join(
-	yes("apiVersion", "kind",
-		"metadata.name", "metadata.generateName", "metadata.namespace",
-		"metadata.labels", "metadata.annotations", "metadata.finalizers", "metadata.ownerReferences",
-		"metadata.uid", "metadata.resourceVersion"),
-	system("metadata.selfLink", "metadata.generation", "metadata.creationTimestamp",
-		"metadata.deletionTimestamp", "metadata.deletionGracePeriodSeconds", "metadata.managedFields"),
-)
+func objectRules() []FieldRule {
+	return join(
+		yes("apiVersion", "kind",
+			"metadata.name", "metadata.generateName", "metadata.namespace",
+			"metadata.labels", "metadata.annotations", "metadata.finalizers", "metadata.ownerReferences",
+			"metadata.uid", "metadata.resourceVersion"),
+		system("metadata.selfLink", "metadata.generation", "metadata.creationTimestamp",
+			"metadata.deletionTimestamp", "metadata.deletionGracePeriodSeconds", "metadata.managedFields"),
+	)
+}
 
 // statusRules hold for every kind that has a status.
-var statusRules = join(objectRules, system("status"))
+func statusRules() []FieldRule {
+	return join(objectRules(), system("status"))
+}
 
 // templateRules hold for the metadata of a pod template, of which Kubernetes
 // itself uses no more.
-var templateRules = join(
-	yes("labels", "annotations"),
-	system("creationTimestamp"),
-	[]FieldRule{
-		warn("name", "a pod's name comes from its owner"),
-		warn("generateName", "a pod's name comes from its owner"),
-		warn("namespace", "a pod lives in its owner's namespace"),
-		warn("finalizers", "not taken from a template"),
-		warn("ownerReferences", "a pod's owner is the one that made it"),
-		warn("managedFields", "not taken from a template"),
-	},
-)
+func templateRules() []FieldRule {
+	return join(
+		yes("labels", "annotations"),
+		system("creationTimestamp"),
+		[]FieldRule{
+			warn("name", "a pod's name comes from its owner"),
+			warn("generateName", "a pod's name comes from its owner"),
+			warn("namespace", "a pod lives in its owner's namespace"),
+			warn("finalizers", "not taken from a template"),
+			warn("ownerReferences", "a pod's owner is the one that made it"),
+			warn("managedFields", "not taken from a template"),
+		},
+	)
+}
 
 const (
 	noVolumes  = "volumes are not built yet"
@@ -107,193 +113,120 @@ const (
 	noSELinux  = "SELinux is not built yet"
 )
 
-var probeRules = join(
-	yes("httpGet", "tcpSocket", "exec",
-		"initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"),
-	[]FieldRule{
-		no("terminationGracePeriodSeconds", "a readiness probe ends nothing; Kubernetes refuses it as well"),
-		no("grpc", "gRPC probes are not built yet; use httpGet, tcpSocket or exec"),
-	},
-)
-
-var containerRules = join(
-	yes("name", "image", "imagePullPolicy", "command", "args", "workingDir",
-		"env[].name", "env[].value",
-		"ports[].name", "ports[].containerPort", "ports[].hostPort",
-		"resources.requests.cpu", "resources.requests.memory",
-		"resources.limits.cpu", "resources.limits.memory",
-		"terminationMessagePath",
-		"securityContext.runAsUser", "securityContext.runAsGroup", "securityContext.runAsNonRoot",
-		"securityContext.privileged", "securityContext.allowPrivilegeEscalation",
-		"securityContext.capabilities.add", "securityContext.capabilities.drop",
-		"securityContext.readOnlyRootFilesystem"),
-	[]FieldRule{
-		only("terminationMessagePolicy", "", "File", "FallbackToLogsOnError"),
-		only("ports[].protocol", "", "TCP", "UDP"),
-		no("ports[].hostIP", "host ports on one address are not built yet"),
-		only("env[].valueFrom.fieldRef.apiVersion", "", "v1"),
-		only("env[].valueFrom.fieldRef.fieldPath", "other fields of the pod are not built yet",
-			"metadata.name", "metadata.namespace", "metadata.uid", "status.podIP", "spec.nodeName", "status.hostIP"),
-		no("env[].valueFrom.resourceFieldRef", "write the value instead"),
-		no("env[].valueFrom.configMapKeyRef", "ConfigMaps are not built yet; write the value instead"),
-		no("env[].valueFrom.secretKeyRef", "Secrets are not built yet; write the value instead"),
-		no("env[].valueFrom.fileKeyRef", noVolumes),
-		no("envFrom", "ConfigMaps and Secrets are not built yet; use env"),
-		warn("resources.requests.ephemeral-storage", "disk use is not accounted for yet"),
-		warn("resources.limits.ephemeral-storage", "disk use is not limited yet"),
-		no("resources.requests", "only cpu and memory (and ephemeral-storage, without effect) are known"),
-		no("resources.limits", "only cpu and memory (and ephemeral-storage, without effect) are known"),
-		no("resources.claims", "dynamic resource allocation is not built yet"),
-		no("resizePolicy", "resizing a running pod is not built yet"),
-		no("restartPolicy", "restart policies of single containers are not built yet; use spec.restartPolicy of the pod"),
-		no("restartPolicyRules", "restart policies of single containers are not built yet"),
-		no("volumeMounts", noVolumes),
-		no("volumeDevices", noVolumes),
-		no("livenessProbe", "liveness probes are not built yet; readinessProbe is"),
-		no("startupProbe", "startup probes are not built yet; readinessProbe with initialDelaySeconds is"),
-		{Path: "lifecycle", EmptyOK: true, Note: "postStart and preStop hooks are not built yet"},
-		only("securityContext.seccompProfile.type", "profiles from files are not built yet", "RuntimeDefault", "Unconfined"),
-		no("securityContext.seccompProfile.localhostProfile", "profiles from files are not built yet"),
-		only("securityContext.procMount", "", "Default"),
-		no("securityContext.seLinuxOptions", noSELinux),
-		no("securityContext.windowsOptions", noWindows),
-		only("securityContext.appArmorProfile.type", "AppArmor is not built yet", "Unconfined"),
-		no("stdin", "terminals and attach are not built yet"),
-		no("stdinOnce", "terminals and attach are not built yet"),
-		no("tty", "terminals and attach are not built yet"),
-	},
-	under("readinessProbe.", probeRules),
-)
-
-var podSpecRules = join(
-	under("containers[].", containerRules),
-	yes("restartPolicy", "terminationGracePeriodSeconds", "nodeName", "nodeSelector", "hostNetwork", "hostname",
-		"securityContext.runAsUser", "securityContext.runAsGroup", "securityContext.runAsNonRoot",
-		"securityContext.supplementalGroups"),
-	[]FieldRule{
-		only("securityContext.seccompProfile.type", "profiles from files are not built yet", "RuntimeDefault", "Unconfined"),
-		no("securityContext.seccompProfile.localhostProfile", "profiles from files are not built yet"),
-		only("securityContext.supplementalGroupsPolicy", "", "Merge"),
-		no("securityContext.fsGroup", noVolumes+"; use supplementalGroups"),
-		no("securityContext.fsGroupChangePolicy", noVolumes),
-		no("securityContext.sysctls", "sysctls are not built yet"),
-		no("securityContext.seLinuxOptions", noSELinux),
-		no("securityContext.seLinuxChangePolicy", noSELinux),
-		no("securityContext.windowsOptions", noWindows),
-		only("securityContext.appArmorProfile.type", "AppArmor is not built yet", "Unconfined"),
-		only("dnsPolicy", "cluster DNS is not built yet: both give the node's own resolver", "ClusterFirst", "Default"),
-		only("schedulerName", "there is one scheduler", "default-scheduler"),
-		only("serviceAccountName", noAccounts, "default"),
-		only("serviceAccount", noAccounts, "default"),
-		only("automountServiceAccountToken", noAccounts, "false"),
-		only("shareProcessNamespace", "each container has its own process namespace", "false"),
-		only("enableServiceLinks", "kept as Kubernetes' default; environment variables for Services are not made", "true", "false"),
-		only("preemptionPolicy", "priorities are not built yet", "PreemptLowerPriority"),
-		only("priority", "priorities are not built yet", "0"),
-		only("os.name", noWindows, "linux"),
-		only("hostUsers", "user namespaces are not built yet", "true"),
-		only("setHostnameAsFQDN", "cluster DNS is not built yet", "false"),
-		warn("tolerations", "taints are not built yet, so there is nothing to tolerate"),
-		no("activeDeadlineSeconds", "deadlines of pods are not built yet"),
-		no("volumes", noVolumes),
-		no("initContainers", "init containers and sidecars are not built yet"),
-		no("ephemeralContainers", "debug containers are not built yet"),
-		{Path: "affinity", EmptyOK: true, Note: "affinity is not built yet; use nodeSelector"},
-		no("topologySpreadConstraints", "spread constraints are not built yet"),
-		no("hostPID", "the host's process namespace is not given out yet"),
-		no("hostIPC", "the host's IPC namespace is not given out yet"),
-		no("imagePullSecrets", "Secrets are not built yet"),
-		no("subdomain", "cluster DNS is not built yet"),
-		no("hostnameOverride", "use hostname"),
-		no("hostAliases", "host aliases are not built yet"),
-		{Path: "dnsConfig", EmptyOK: true, Note: "cluster DNS is not built yet"},
-		no("readinessGates", "readiness gates are not built yet"),
-		no("runtimeClassName", "there is one runtime"),
-		no("priorityClassName", "priorities are not built yet"),
-		no("overhead", "overhead comes from runtime classes, which are not built yet"),
-		no("schedulingGates", "scheduling gates are not built yet"),
-		no("schedulingGroup", "gang scheduling is not built yet"),
-		no("resourceClaims", "dynamic resource allocation is not built yet"),
-		{Path: "resources", EmptyOK: true, Note: "give each container its resources"},
-		no("evictionResponders", "eviction responders are not built yet"),
-	},
-)
-
-var podTemplateRules = join(under("spec.template.metadata.", templateRules), under("spec.template.spec.", podSpecRules))
-
-// fieldRules is the one table of what Gantry makes of every field, by
-// resource. Admission, docs/supported-fields.md and (later) the JSON Schema
-// are all read from it.
-var fieldRules = map[string][]FieldRule{
-	Namespaces: join(statusRules, system("spec.finalizers")),
-	Nodes: join(statusRules, []FieldRule{
-		{Path: "spec.unschedulable", Level: Supported, Note: "the one field of spec that users write: cordon and uncordon"},
-		no("spec.taints", "taints are not built yet; cordon with spec.unschedulable"),
-	}, system("spec.podCIDR", "spec.podCIDRs", "spec.providerID", "spec.externalID", "spec.configSource")),
-	Pods: join(statusRules, under("spec.", podSpecRules)),
-	Services: join(statusRules,
-		yes("spec.ports[].name", "spec.ports[].port", "spec.ports[].targetPort", "spec.selector",
-			"spec.publishNotReadyAddresses"),
+func probeRules() []FieldRule {
+	return join(
+		yes("httpGet", "tcpSocket", "exec",
+			"initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"),
 		[]FieldRule{
-			only("spec.ports[].protocol", "", "TCP", "UDP"),
-			warn("spec.ports[].appProtocol", "a hint that nothing reads yet"),
-			no("spec.ports[].nodePort", "node ports are not built yet"),
-			only("spec.type", "NodePort, LoadBalancer and ExternalName Services are not built yet", "ClusterIP"),
-			{Path: "spec.clusterIP", Level: Supported, Note: `an address of the service range, or empty to be given one; headless ("None") is not built yet`},
-			{Path: "spec.clusterIPs", Level: Supported, Note: "one address, the same as clusterIP"},
-			only("spec.sessionAffinity", "session affinity is not built yet", "None"),
-			no("spec.sessionAffinityConfig", "session affinity is not built yet"),
-			only("spec.internalTrafficPolicy", "node-local traffic is not built yet", "Cluster"),
-			only("spec.ipFamilies[]", "IPv6 is not built yet", "IPv4"),
-			only("spec.ipFamilyPolicy", "IPv6 is not built yet", "SingleStack", "PreferDualStack"),
-			no("spec.externalIPs", "external addresses are not built yet"),
-			no("spec.externalName", "ExternalName Services are not built yet"),
-			no("spec.externalTrafficPolicy", "traffic from outside the cluster is not built yet"),
-			no("spec.loadBalancerIP", "LoadBalancer Services are not built yet"),
-			no("spec.loadBalancerSourceRanges", "LoadBalancer Services are not built yet"),
-			no("spec.loadBalancerClass", "LoadBalancer Services are not built yet"),
-			no("spec.allocateLoadBalancerNodePorts", "LoadBalancer Services are not built yet"),
-			no("spec.healthCheckNodePort", "LoadBalancer Services are not built yet"),
-			no("spec.trafficDistribution", "topology-aware routing is not built yet"),
-		}),
-	Deployments: join(statusRules,
-		yes("spec.replicas", "spec.selector", "spec.strategy", "spec.minReadySeconds",
-			"spec.revisionHistoryLimit", "spec.progressDeadlineSeconds", "spec.paused"),
-		podTemplateRules),
-	ReplicaSets: join(statusRules,
-		yes("spec.replicas", "spec.selector", "spec.minReadySeconds"),
-		podTemplateRules),
-	Events: join(objectRules, yes("involvedObject", "reason", "message", "source", "firstTimestamp", "lastTimestamp",
-		"count", "type", "eventTime", "series", "action", "related", "reportingComponent", "reportingInstance")),
-	EndpointSlices: join(objectRules, yes("addressType", "endpoints", "ports")),
-
-	ConfigMaps:               join(objectRules, yes("data", "binaryData", "immutable")),
-	Secrets:                  join(objectRules, yes("data", "stringData", "type", "immutable")),
-	ServiceAccounts:          join(objectRules, yes("secrets", "imagePullSecrets", "automountServiceAccountToken")),
-	ResourceQuotas:           join(statusRules, yes("spec")),
-	LimitRanges:              join(objectRules, yes("spec")),
-	PersistentVolumes:        join(statusRules, yes("spec")),
-	PersistentVolumeClaims:   join(statusRules, yes("spec")),
-	PodTemplates:             join(objectRules, under("template.metadata.", templateRules), under("template.spec.", podSpecRules)),
-	ReplicationControllers:   join(statusRules, yes("spec")),
-	StatefulSets:             join(statusRules, yes("spec")),
-	DaemonSets:               join(statusRules, yes("spec")),
-	ControllerRevisions:      join(objectRules, yes("data", "revision")),
-	Jobs:                     join(statusRules, yes("spec")),
-	CronJobs:                 join(statusRules, yes("spec")),
-	NetworkPolicies:          join(objectRules, yes("spec")),
-	PodDisruptionBudgets:     join(statusRules, yes("spec")),
-	HorizontalPodAutoscalers: join(statusRules, yes("spec")),
-	Roles:                    join(objectRules, yes("rules")),
-	ClusterRoles:             join(objectRules, yes("rules", "aggregationRule")),
-	RoleBindings:             join(objectRules, yes("subjects", "roleRef")),
-	ClusterRoleBindings:      join(objectRules, yes("subjects", "roleRef")),
-	PriorityClasses:          join(objectRules, yes("value", "globalDefault", "description", "preemptionPolicy")),
-	StorageClasses: join(objectRules, yes("provisioner", "parameters", "reclaimPolicy", "mountOptions",
-		"allowVolumeExpansion", "volumeBindingMode", "allowedTopologies")),
-	Leases: join(objectRules, yes("spec")),
+			no("terminationGracePeriodSeconds", "a readiness probe ends nothing; Kubernetes refuses it as well"),
+			no("grpc", "gRPC probes are not built yet; use httpGet, tcpSocket or exec"),
+		},
+	)
 }
 
-// FieldRules is the table for one resource; the slice is shared and must not
-// be changed.
-func FieldRules(resource string) []FieldRule { return fieldRules[resource] }
+func containerRules() []FieldRule {
+	return join(
+		yes("name", "image", "imagePullPolicy", "command", "args", "workingDir",
+			"env[].name", "env[].value",
+			"ports[].name", "ports[].containerPort", "ports[].hostPort",
+			"resources.requests.cpu", "resources.requests.memory",
+			"resources.limits.cpu", "resources.limits.memory",
+			"terminationMessagePath",
+			"securityContext.runAsUser", "securityContext.runAsGroup", "securityContext.runAsNonRoot",
+			"securityContext.privileged", "securityContext.allowPrivilegeEscalation",
+			"securityContext.capabilities.add", "securityContext.capabilities.drop",
+			"securityContext.readOnlyRootFilesystem"),
+		[]FieldRule{
+			only("terminationMessagePolicy", "", "File", "FallbackToLogsOnError"),
+			only("ports[].protocol", "", "TCP", "UDP"),
+			no("ports[].hostIP", "host ports on one address are not built yet"),
+			only("env[].valueFrom.fieldRef.apiVersion", "", "v1"),
+			only("env[].valueFrom.fieldRef.fieldPath", "other fields of the pod are not built yet",
+				"metadata.name", "metadata.namespace", "metadata.uid", "status.podIP", "spec.nodeName", "status.hostIP"),
+			no("env[].valueFrom.resourceFieldRef", "write the value instead"),
+			no("env[].valueFrom.configMapKeyRef", "pods cannot use ConfigMaps yet; write the value instead"),
+			no("env[].valueFrom.secretKeyRef", "pods cannot use Secrets yet; write the value instead"),
+			no("env[].valueFrom.fileKeyRef", noVolumes),
+			no("envFrom", "pods cannot use ConfigMaps and Secrets yet; use env"),
+			warn("resources.requests.ephemeral-storage", "disk use is not accounted for yet"),
+			warn("resources.limits.ephemeral-storage", "disk use is not limited yet"),
+			no("resources.requests", "only cpu and memory (and ephemeral-storage, without effect) are known"),
+			no("resources.limits", "only cpu and memory (and ephemeral-storage, without effect) are known"),
+			no("resources.claims", "dynamic resource allocation is not built yet"),
+			no("resizePolicy", "resizing a running pod is not built yet"),
+			no("restartPolicy", "restart policies of single containers are not built yet; use spec.restartPolicy of the pod"),
+			no("restartPolicyRules", "restart policies of single containers are not built yet"),
+			no("volumeMounts", noVolumes),
+			no("volumeDevices", noVolumes),
+			no("livenessProbe", "liveness probes are not built yet; readinessProbe is"),
+			no("startupProbe", "startup probes are not built yet; readinessProbe with initialDelaySeconds is"),
+			{Path: "lifecycle", EmptyOK: true, Note: "postStart and preStop hooks are not built yet"},
+			only("securityContext.seccompProfile.type", "profiles from files are not built yet", "RuntimeDefault", "Unconfined"),
+			no("securityContext.seccompProfile.localhostProfile", "profiles from files are not built yet"),
+			only("securityContext.procMount", "", "Default"),
+			no("securityContext.seLinuxOptions", noSELinux),
+			no("securityContext.windowsOptions", noWindows),
+			only("securityContext.appArmorProfile.type", "AppArmor is not built yet", "Unconfined"),
+			no("stdin", "terminals and attach are not built yet"),
+			no("stdinOnce", "terminals and attach are not built yet"),
+			no("tty", "terminals and attach are not built yet"),
+		},
+		under("readinessProbe.", probeRules()),
+	)
+}
+
+func podSpecRules() []FieldRule {
+	return join(
+		under("containers[].", containerRules()),
+		yes("restartPolicy", "terminationGracePeriodSeconds", "nodeName", "nodeSelector", "hostNetwork", "hostname",
+			"securityContext.runAsUser", "securityContext.runAsGroup", "securityContext.runAsNonRoot",
+			"securityContext.supplementalGroups"),
+		[]FieldRule{
+			only("securityContext.seccompProfile.type", "profiles from files are not built yet", "RuntimeDefault", "Unconfined"),
+			no("securityContext.seccompProfile.localhostProfile", "profiles from files are not built yet"),
+			only("securityContext.supplementalGroupsPolicy", "", "Merge"),
+			no("securityContext.fsGroup", noVolumes+"; use supplementalGroups"),
+			no("securityContext.fsGroupChangePolicy", noVolumes),
+			no("securityContext.sysctls", "sysctls are not built yet"),
+			no("securityContext.seLinuxOptions", noSELinux),
+			no("securityContext.seLinuxChangePolicy", noSELinux),
+			no("securityContext.windowsOptions", noWindows),
+			only("securityContext.appArmorProfile.type", "AppArmor is not built yet", "Unconfined"),
+			only("dnsPolicy", "cluster DNS is not built yet: both give the node's own resolver", "ClusterFirst", "Default"),
+			only("schedulerName", "there is one scheduler", "default-scheduler"),
+			only("serviceAccountName", noAccounts, "default"),
+			only("serviceAccount", noAccounts, "default"),
+			only("automountServiceAccountToken", noAccounts, "false"),
+			only("shareProcessNamespace", "each container has its own process namespace", "false"),
+			only("enableServiceLinks", "kept as Kubernetes' default; environment variables for Services are not made", "true", "false"),
+			only("preemptionPolicy", "priorities are not built yet", "PreemptLowerPriority"),
+			only("priority", "priorities are not built yet", "0"),
+			only("os.name", noWindows, "linux"),
+			only("hostUsers", "user namespaces are not built yet", "true"),
+			only("setHostnameAsFQDN", "cluster DNS is not built yet", "false"),
+			warn("tolerations", "taints are not built yet, so there is nothing to tolerate"),
+			no("activeDeadlineSeconds", "deadlines of pods are not built yet"),
+			no("volumes", noVolumes),
+			no("initContainers", "init containers and sidecars are not built yet"),
+			no("ephemeralContainers", "debug containers are not built yet"),
+			{Path: "affinity", EmptyOK: true, Note: "affinity is not built yet; use nodeSelector"},
+			no("topologySpreadConstraints", "spread constraints are not built yet"),
+			no("hostPID", "the host's process namespace is not given out yet"),
+			no("hostIPC", "the host's IPC namespace is not given out yet"),
+			no("imagePullSecrets", "Secrets are not built yet"),
+			no("subdomain", "cluster DNS is not built yet"),
+			no("hostnameOverride", "use hostname"),
+			no("hostAliases", "host aliases are not built yet"),
+			{Path: "dnsConfig", EmptyOK: true, Note: "cluster DNS is not built yet"},
+			no("readinessGates", "readiness gates are not built yet"),
+			no("runtimeClassName", "there is one runtime"),
+			no("priorityClassName", "priorities are not built yet"),
+			no("overhead", "overhead comes from runtime classes, which are not built yet"),
+			no("schedulingGates", "scheduling gates are not built yet"),
+			no("schedulingGroup", "gang scheduling is not built yet"),
+			no("resourceClaims", "dynamic resource allocation is not built yet"),
+			{Path: "resources", EmptyOK: true, Note: "give each container its resources"},
+			no("evictionResponders", "eviction responders are not built yet"),
+		},
+	)
+}

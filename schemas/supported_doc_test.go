@@ -61,7 +61,7 @@ hostNetwork, for now.
 
 `)
 	b.WriteString("## Metadata of every kind\n\n")
-	w := docWalk{b: &b, rules: ruleIndex[Pods]}
+	w := docWalk{b: &b, rules: rulesOf(Pods)}
 	w.head()
 	w.fields(reflect.TypeFor[metav1.ObjectMeta](), "metadata")
 	b.WriteString("\n")
@@ -77,7 +77,7 @@ hostNetwork, for now.
 		case Nodes:
 			b.WriteString("Made by the node's agent. Users read and delete nodes, and patch or update labels, annotations and spec.unschedulable.\n\n")
 		}
-		w := docWalk{b: &b, rules: ruleIndex[k.Resource]}
+		w := docWalk{b: &b, rules: rulesOf(k.Resource)}
 		w.head()
 		for name, f := range sortedFields(reflect.TypeOf(k.New()).Elem()) {
 			if name != "apiVersion" && name != "kind" && name != "metadata" {

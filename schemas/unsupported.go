@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"sort"
 	"strings"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -16,7 +17,7 @@ import (
 // and the reason, what has no effect is a warning. It takes defaulted objects
 // and others alike.
 func Unsupported(o Object) (refused field.ErrorList, warnings []string) {
-	w := fieldWalk{rules: ruleIndex[KindOf(o).Resource]}
+	w := fieldWalk{rules: rulesOf(KindOf(o).Resource)}
 	w.walk(reflect.ValueOf(o).Elem(), nil, "")
 	switch o := o.(type) {
 	case *corev1.Pod:
@@ -56,24 +57,29 @@ func (w *fieldWalk) service(s *corev1.Service) {
 	}
 }
 
-// ruleIndex is fieldRules by path, with the paths that lead to a rule.
-var ruleIndex = func() map[string]map[string]*FieldRule {
-	out := map[string]map[string]*FieldRule{}
-	for resource, rules := range fieldRules {
-		m := map[string]*FieldRule{}
-		for i := range rules {
-			r := &rules[i]
-			m[r.Path] = r
-			for p := parentPath(r.Path); p != ""; p = parentPath(p) {
-				if _, ok := m[p]; !ok {
-					m[p] = nil // a way to rules below, nothing by itself
-				}
+// ruleIndexes are the tables by resource, each made when it is first asked for.
+var ruleIndexes sync.Map // resource -> map[string]*FieldRule
+
+// rulesOf is the table of a resource by path, with the paths that lead to a
+// rule: these have nil. It is shared and must not be changed.
+func rulesOf(resource string) map[string]*FieldRule {
+	if m, ok := ruleIndexes.Load(resource); ok {
+		return m.(map[string]*FieldRule)
+	}
+	rules := FieldRules(resource)
+	m := make(map[string]*FieldRule, 2*len(rules))
+	for i := range rules {
+		r := &rules[i]
+		m[r.Path] = r
+		for p := parentPath(r.Path); p != ""; p = parentPath(p) {
+			if _, ok := m[p]; !ok {
+				m[p] = nil // a way to rules below, nothing by itself
 			}
 		}
-		out[resource] = m
 	}
-	return out
-}()
+	first, _ := ruleIndexes.LoadOrStore(resource, m)
+	return first.(map[string]*FieldRule)
+}
 
 // parentPath drops the last step of a pattern: a name or a [].
 func parentPath(p string) string {

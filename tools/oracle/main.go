@@ -14,11 +14,16 @@ import (
 
 func main() {
 	dir := flag.String("dir", "../../schemas/testdata/kubernetes", "where the cases are, by resource")
+	facts := flag.String("facts", "../../schemas/facts.json", "where to write what the API's description says of each type")
 	flag.Usage = func() {
 		fmt.Fprint(flag.CommandLine.Output(), "usage: oracle [-dir DIR] [resource[/case] ...]\n")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
+	if err := writeFacts(*facts); err != nil {
+		fmt.Fprintln(os.Stderr, "oracle:", err)
+		os.Exit(1)
+	}
 	if err := run(*dir, flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, "oracle:", err)
 		os.Exit(1)
