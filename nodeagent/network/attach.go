@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"runtime"
 
 	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/types"
@@ -221,34 +220,10 @@ func (n *Network) Detach(ctx context.Context, uid types.UID) error {
 
 // socketIn opens a socket in a network namespace. A socket stays where it was
 // opened, so the thread is away only for that.
-func socketIn(ns *os.File) (*socket, error) {
-	type result struct {
-		s   *socket
-		err error
-	}
-	out := make(chan result, 1)
-	go func() {
-		runtime.LockOSThread()
-		home, err := os.Open("/proc/thread-self/ns/net")
-		if err != nil {
-			runtime.UnlockOSThread()
-			out <- result{nil, fmt.Errorf("open own network namespace: %w", err)}
-			return
-		}
-		defer func() { _ = home.Close() }()
-		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			runtime.UnlockOSThread()
-			out <- result{nil, fmt.Errorf("enter network namespace: %w", err)}
-			return
-		}
-		s, err := openSocket()
-		// A thread that cannot come back stays locked, and ends with this
-		// goroutine: nobody else may run on it.
-		if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
-			runtime.UnlockOSThread()
-		}
-		out <- result{s, err}
-	}()
-	r := <-out
-	return r.s, r.err
+func socketIn(ns *os.File) (s *socket, err error) {
+	err = Within(ns, func() error {
+		s, err = openSocket()
+		return err
+	})
+	return s, err
 }
