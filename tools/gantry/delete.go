@@ -29,6 +29,7 @@ type deleteOptions struct {
 	ignoreNotFound bool
 	cascade        string
 	output         string
+	dry            writing
 }
 
 func (a *app) deleteCommand() *cobra.Command {
@@ -54,6 +55,7 @@ func (a *app) deleteCommand() *cobra.Command {
 	f.BoolVar(&o.ignoreNotFound, "ignore-not-found", false, "no error where an object does not exist")
 	f.StringVar(&o.cascade, "cascade", "background", "background, foreground or orphan: what becomes of the objects that these own")
 	f.StringVarP(&o.output, "output", "o", "", "name: print names only")
+	o.dry.dryRunFlag(c)
 	a.allNamespacesFlag(c)
 	return c
 }
@@ -91,10 +93,16 @@ func (o *deleteOptions) body() ([]byte, error) {
 		return nil, fmt.Errorf("invalid cascade value (%s): must be background, foreground or orphan", o.cascade)
 	}
 	d.PropagationPolicy = &policy
+	if o.dry.dryRun == dryServer {
+		d.DryRun = []string{metav1.DryRunAll}
+	}
 	return json.Marshal(d)
 }
 
 func (a *app) runDelete(ctx context.Context, o deleteOptions, args []string) error {
+	if err := a.prepare(&o.dry); err != nil {
+		return err
+	}
 	body, err := o.body()
 	if err != nil {
 		return err
@@ -112,7 +120,7 @@ func (a *app) runDelete(ctx context.Context, o deleteOptions, args []string) err
 		}
 		return nil
 	}
-	if o.force && o.output == "" {
+	if o.force && o.output == "" && !o.dry.rehearsal() {
 		fmt.Fprintln(a.err, "Warning: Immediate deletion does not wait for confirmation that the running resource has been terminated. The resource may continue to run on the cluster indefinitely.")
 	}
 	if err := a.connect(ctx); err != nil {
@@ -129,7 +137,7 @@ func (a *app) runDelete(ctx context.Context, o deleteOptions, args []string) err
 // victims lists what is to be deleted.
 func (a *app) victims(ctx context.Context, o deleteOptions, args []string) ([]victim, error) {
 	var out []victim
-	if len(o.files.names) > 0 {
+	if o.files.given() {
 		ms, err := a.manifests(&o.files)
 		if err != nil {
 			return nil, err
@@ -179,7 +187,11 @@ func (a *app) deleteAll(ctx context.Context, o deleteOptions, victims []victim, 
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			reply, err := a.conn.Request(ctx, schemas.VerbDelete, v.kind.Resource, v.namespace, v.name, body)
+			verb, said := schemas.VerbDelete, body
+			if o.dry.dryRun == dryClient {
+				verb, said = schemas.VerbGet, nil
+			}
+			reply, err := a.ask(ctx, verb, v.kind.Resource, v.namespace, v.name, nil, said)
 			answers[i] = answer{uidOf(reply.Body), err}
 		})
 	}
@@ -197,7 +209,7 @@ func (a *app) deleteAll(ctx context.Context, o deleteOptions, victims []victim, 
 			}
 		}
 	}
-	if !o.wait || o.force {
+	if !o.wait || o.force || o.dry.rehearsal() {
 		return nil
 	}
 	return a.awaitGone(ctx, waiting)
@@ -216,7 +228,7 @@ func (a *app) sayDeleted(o deleteOptions, v victim) {
 	if v.kind.GVK.Group != "" {
 		kind += "." + v.kind.GVK.Group
 	}
-	fmt.Fprintf(a.out, "%s %q %s\n", kind, v.name, how)
+	fmt.Fprintf(a.out, "%s %q %s%s\n", kind, v.name, how, o.dry.suffix())
 }
 
 // uidOf is the UID of an object that a deletion left for now; a Status has none.

@@ -30,22 +30,33 @@ func (m manifest) what(doing string) string {
 	return fmt.Sprintf("error when %s %q", doing, m.file)
 }
 
-// files are the flags -f and -R.
+// files are the flags -f and -R, and -k, which is refused.
 type files struct {
 	names     []string
 	recursive bool
+	kustomize string
 }
 
 func (f *files) flags(c *cobra.Command) {
 	c.Flags().StringSliceVarP(&f.names, "filename", "f", nil, "file or directory with manifests, or - for standard input")
 	c.Flags().BoolVarP(&f.recursive, "recursive", "R", false, "directories in directories as well")
+	c.Flags().StringVarP(&f.kustomize, "kustomize", "k", "", "refused: build the kustomization first, and pipe it into -f -")
+	if err := c.Flags().MarkHidden("kustomize"); err != nil {
+		panic(err) // the flag was added the line before
+	}
 }
+
+// given says whether files were named.
+func (f *files) given() bool { return len(f.names) > 0 || f.kustomize != "" }
 
 // suffixes are those of files that are taken from a directory.
 var suffixes = []string{".json", ".yaml", ".yml"}
 
 // paths lists the files behind what was named.
 func (f *files) paths() ([]string, error) {
+	if f.kustomize != "" {
+		return nil, fmt.Errorf("-k %s: gantry builds no kustomizations; build it first, for example with: kustomize build %s | gantry apply -f -", f.kustomize, f.kustomize)
+	}
 	var out []string
 	for _, name := range f.names {
 		if name == "-" {
