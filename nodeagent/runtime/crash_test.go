@@ -29,7 +29,8 @@ type agentOrder struct {
 
 	Pods       []Sandbox
 	Containers []Container
-	Done       string // made when everything was asked for
+	Commands   []Command // run in the first container once it runs
+	Done       string    // made when everything was asked for
 }
 
 // agentMain asks for every pod and container, again after every restart, as an
@@ -64,11 +65,27 @@ func agentMain(arg string) int {
 			}
 		}
 	}
+	for _, c := range o.Commands {
+		if _, err := agentOpens(rt, o.Containers[0], c); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+	}
 	if err := os.WriteFile(o.Done, nil, 0o600); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	select {} // until killed
+}
+
+// agentOpens runs a command as soon as the container runs.
+func agentOpens(rt *Runtime, c Container, cmd Command) (Streams, error) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(2 * time.Millisecond) {
+		s, err := rt.Open(c.PodUID, c.Name, c.Attempt, cmd)
+		if !errors.Is(err, ErrNotRunning) || time.Now().After(end) {
+			return s, err
+		}
+	}
 }
 
 func (n *node) agent(o agentOrder) *exec.Cmd {

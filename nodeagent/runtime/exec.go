@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"sync"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -18,8 +19,38 @@ import (
 	"gantry.dev/nodeagent/runtime/want"
 )
 
-// execBytes is how much output of a command is kept.
-const execBytes = 10 << 10
+const (
+	// execBytes is how much output of a command is kept.
+	execBytes = 10 << 10
+	// execPatience is how long a launcher gets to kill its command and leave.
+	execPatience = 5 * time.Second
+)
+
+// Command is one more command in a running container.
+type Command struct {
+	Args  []string
+	Stdin bool // without it the input is empty
+	// TTY gives the command a terminal, on which it says everything.
+	TTY           bool
+	Columns, Rows uint16 // of the terminal; 0 leaves the size open
+}
+
+// Streams is a command, or a container's own process, while somebody is
+// connected to it. What it has not is nil. Reads, writes and Wait are each for
+// one goroutine.
+type Streams struct {
+	Stdin          io.WriteCloser
+	Stdout, Stderr io.Reader
+	Resize         func(columns, rows uint16) error
+	// Wait returns when the process has ended and, for a container, when all it
+	// said can be read. An error says why there is no exit code, or what was
+	// wrong with the command: 127 is one that is not there and 126 one that
+	// cannot be executed.
+	Wait func() (exitCode *int, err error)
+	// Stop lets go of it, and kills a command. Everything else returns then. It
+	// must be called, once.
+	Stop func()
+}
 
 // Exec runs one more command in a running container, as its user and with its
 // environment, and waits for it. Timeout 0 means none. A command that took too
@@ -34,65 +65,34 @@ func (r *Runtime) Exec(ctx context.Context, uid types.UID, name string, attempt 
 }
 
 func (r *Runtime) exec(ctx context.Context, uid types.UID, name string, attempt int, args []string, timeout time.Duration) (ExecResult, error) {
-	run, st, err := r.find(uid, name, attempt)
-	if err != nil {
-		return ExecResult{}, err
-	}
-	if st.Phase != PhaseRunning {
-		return ExecResult{}, ErrNotRunning
-	}
-	order, err := json.Marshal(want.Exec{Args: args, Timeout: int64(timeout)})
+	run, err := r.findRunning(uid, name, attempt)
 	if err != nil {
 		return ExecResult{}, err
 	}
 	if timeout > 0 {
 		// The launcher keeps the time; this is for a launcher that hangs.
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, timeout+5*time.Second)
+		ctx, cancel = context.WithTimeout(ctx, timeout+execPatience)
 		defer cancel()
 	}
-	cmd := exec.CommandContext(ctx, fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), r.launcher.Fd()))
-	cmd.Args = []string{"gantry-launcher", "exec", run.dir}
-	cmd.Env = []string{"GOGC=off", "GOMAXPROCS=1", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
 	var output tail
-	cmd.Stdout, cmd.Stderr = &output, &output
-	// What the command left running in the background may hold our pipe.
-	cmd.WaitDelay = 500 * time.Millisecond
-	orderR, orderW, err := os.Pipe()
+	h, err := r.joinRun(run, want.Exec{Args: args, Timeout: int64(timeout)}, func(cmd *exec.Cmd) {
+		cmd.Stdout, cmd.Stderr = &output, &output
+		// What the command left running in the background may hold our pipe.
+		cmd.WaitDelay = 500 * time.Millisecond
+	})
 	if err != nil {
 		return ExecResult{}, err
 	}
-	resultR, resultW, err := os.Pipe()
-	if err != nil {
-		closeAll(orderR, orderW)
-		return ExecResult{}, err
-	}
-	defer closeAll(orderW, resultR)
-	cmd.ExtraFiles = []*os.File{orderR, resultW}
-	err = cmd.Start()
-	closeAll(orderR, resultW)
-	if err != nil {
-		return ExecResult{}, fmt.Errorf("start launcher: %w", err)
-	}
-	_, werr := orderW.Write(order)
-	_ = orderW.Close()
-	said, rerr := io.ReadAll(resultR)
-	err = cmd.Wait()
+	stop := context.AfterFunc(ctx, h.stop)
+	result, err := h.wait()
+	stop()
 	res := ExecResult{Output: output.bytes()}
-	if ctx.Err() != nil {
-		return res, ctx.Err()
-	}
-	if err != nil && !errors.Is(err, exec.ErrWaitDelay) {
-		return res, fmt.Errorf("launcher: %w", err)
-	}
-	if err := errors.Join(werr, rerr); err != nil {
-		return res, err
-	}
-	var result want.ExecResult
-	if err := json.Unmarshal(said, &result); err != nil {
-		return res, fmt.Errorf("read result: %w", err)
-	}
 	switch {
+	case ctx.Err() != nil:
+		return res, ctx.Err()
+	case err != nil:
+		return res, err
 	case result.Reason != "":
 		return res, fmt.Errorf("%s: %s", result.Reason, result.Message)
 	case result.TimedOut:
@@ -102,9 +102,185 @@ func (r *Runtime) exec(ctx context.Context, uid types.UID, name string, attempt 
 	return res, nil
 }
 
+// Open starts one more command in a running container and connects to it. It
+// does not wait for the command to execute: what fails then is told by Wait. A
+// command ends with its container, and with this process.
+func (r *Runtime) Open(uid types.UID, name string, attempt int, c Command) (Streams, error) {
+	s, err := r.openCommand(uid, name, attempt, c)
+	if err != nil {
+		return Streams{}, fmt.Errorf("exec in %s of %s: %w", name, uid, err)
+	}
+	return s, nil
+}
+
+func (r *Runtime) openCommand(uid types.UID, name string, attempt int, c Command) (Streams, error) {
+	run, err := r.findRunning(uid, name, attempt)
+	if err != nil {
+		return Streams{}, err
+	}
+	order := want.Exec{Args: c.Args, TTY: c.TTY, Columns: c.Columns, Rows: c.Rows}
+	if c.TTY {
+		return r.openTerminal(run, order, c.Stdin)
+	}
+	var s Streams
+	var ours, theirs []*os.File
+	pipe := func() (*os.File, *os.File) {
+		if err != nil {
+			return nil, nil
+		}
+		var r, w *os.File
+		if r, w, err = os.Pipe(); err != nil {
+			return nil, nil
+		}
+		return r, w
+	}
+	var stdin *os.File
+	if c.Stdin {
+		r, w := pipe()
+		stdin, s.Stdin = r, w
+		ours, theirs = append(ours, w), append(theirs, r)
+	}
+	outR, outW := pipe()
+	errR, errW := pipe()
+	ours, theirs = append(ours, outR, errR), append(theirs, outW, errW)
+	if err != nil {
+		closeAll(append(ours, theirs...)...)
+		return Streams{}, err
+	}
+	h, err := r.joinRun(run, order, func(cmd *exec.Cmd) {
+		if stdin != nil { // a nil file in an interface would be no nil
+			cmd.Stdin = stdin
+		}
+		cmd.Stdout, cmd.Stderr = outW, errW
+	})
+	closeAll(theirs...)
+	if err != nil {
+		closeAll(ours...)
+		return Streams{}, err
+	}
+	s.Stdout, s.Stderr = outR, errR
+	s.Wait = func() (*int, error) { return h.outcome() }
+	s.Stop = func() {
+		h.stop()
+		closeAll(ours...)
+	}
+	return s, nil
+}
+
+func (r *Runtime) findRunning(uid types.UID, name string, attempt int) (runFiles, error) {
+	run, st, err := r.find(uid, name, attempt)
+	if err == nil && st.Phase != PhaseRunning {
+		err = ErrNotRunning
+	}
+	return run, err
+}
+
+// joined is a launcher that looks after one command.
+type joined struct {
+	cmd    *exec.Cmd
+	life   *os.File // the launcher kills the command when it is closed
+	result *os.File
+	done   chan struct{}
+	closed sync.Once
+}
+
+// joinRun starts a launcher in the directory of a run. set may add standard
+// descriptors and further files, which the launcher finds from 5 on.
+func (r *Runtime) joinRun(run runFiles, order want.Exec, set func(*exec.Cmd)) (*joined, error) {
+	text, err := json.Marshal(order)
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), r.launcher.Fd()))
+	cmd.Args = []string{"gantry-launcher", "exec", run.dir}
+	cmd.Env = []string{"GOGC=off", "GOMAXPROCS=1", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	set(cmd)
+	orderR, orderW, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	resultR, resultW, err := os.Pipe()
+	if err != nil {
+		closeAll(orderR, orderW)
+		return nil, err
+	}
+	cmd.ExtraFiles = append([]*os.File{orderR, resultW}, cmd.ExtraFiles...)
+	err = cmd.Start()
+	closeAll(orderR, resultW)
+	if err == nil {
+		if _, err = orderW.Write(text); err != nil {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait() // it was killed
+		}
+	}
+	if err != nil {
+		closeAll(orderW, resultR)
+		return nil, fmt.Errorf("start launcher: %w", err)
+	}
+	return &joined{cmd: cmd, life: orderW, result: resultR, done: make(chan struct{})}, nil
+}
+
+// stop has the command killed. A launcher that does not leave is killed too.
+func (h *joined) stop() {
+	h.closed.Do(func() {
+		_ = h.life.Close()
+		go func() {
+			timer := time.NewTimer(execPatience)
+			defer timer.Stop()
+			select {
+			case <-h.done:
+			case <-timer.C:
+				_ = h.cmd.Process.Kill()
+			}
+		}()
+	})
+}
+
+// wait returns when the command has ended. It must be called, once.
+func (h *joined) wait() (want.ExecResult, error) {
+	said, rerr := io.ReadAll(h.result)
+	err := h.cmd.Wait()
+	close(h.done)
+	h.closed.Do(func() { _ = h.life.Close() })
+	_ = h.result.Close()
+	var result want.ExecResult
+	if err != nil && !errors.Is(err, exec.ErrWaitDelay) {
+		return result, fmt.Errorf("launcher: %w", err)
+	}
+	if rerr != nil {
+		return result, rerr
+	}
+	if err := json.Unmarshal(said, &result); err != nil {
+		return result, fmt.Errorf("read result: %w", err)
+	}
+	return result, nil
+}
+
+// outcome is wait in the words of Streams.
+func (h *joined) outcome() (*int, error) {
+	result, err := h.wait()
+	if err != nil {
+		return nil, err
+	}
+	code := result.ExitCode
+	switch result.Reason {
+	case "":
+		return &code, nil
+	case want.CommandNotFound:
+		code = 127
+	case want.PermissionDenied:
+		code = 126
+	default:
+		return nil, fmt.Errorf("cannot run the command: %s", result.Message)
+	}
+	return &code, fmt.Errorf("cannot run the command: %s", result.Message)
+}
+
 func closeAll(files ...*os.File) {
 	for _, f := range files {
-		_ = f.Close()
+		if f != nil {
+			_ = f.Close()
+		}
 	}
 }
 

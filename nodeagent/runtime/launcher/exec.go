@@ -6,11 +6,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -22,10 +24,14 @@ import (
 )
 
 // Descriptors of exec: the order comes in on one and the result leaves on the
-// other, so that standard input and output belong to the command.
+// other, so that standard input and output belong to the command. The agent
+// holds the order's other end open for as long as the command may run: it is
+// closed by whatever ends the agent, kill -9 included. A signal at the death of
+// the parent would not do, it comes at the death of the thread that forked.
 const (
-	fdOrder  = 3
-	fdResult = 4
+	fdOrder   = 3
+	fdResult  = 4
+	fdConsole = 5 // only with a terminal: where the other end of it is sent
 )
 
 // execute runs one more command in the container whose run directory is the
@@ -36,15 +42,15 @@ func execute() {
 	syscall.CloseOnExec(fdResult)
 	said := listen()
 	var o want.Exec
-	err := json.NewDecoder(order).Decode(&o)
 	var out want.ExecResult
+	err := json.NewDecoder(order).Decode(&o)
 	if err == nil {
-		out, err = join(os.Args[2], o)
+		out, err = join(os.Args[2], o, order)
 	}
 	if err != nil {
 		out.Reason, out.Message = explain(err)
 		if said.Len() > 0 {
-			out.Message += " (" + said.String() + ")"
+			out.Message += " (" + strings.TrimSpace(said.String()) + ")"
 		}
 	}
 	if err := json.NewEncoder(result).Encode(out); err != nil {
@@ -53,14 +59,14 @@ func execute() {
 }
 
 // join runs the command as the container's own user, with its environment and
-// limits, and waits for it.
-func join(dir string, o want.Exec) (want.ExecResult, error) {
+// limits, and waits for it, or for the agent to let go of life.
+func join(dir string, o want.Exec, life *os.File) (want.ExecResult, error) {
 	var out want.ExecResult
 	w, err := readWant(filepath.Join(dir, rundir.Want))
 	if err != nil {
 		return out, err
 	}
-	state, err := confinedState(dir, w)
+	state, err := quietState(dir)
 	if err != nil {
 		return out, fmt.Errorf("prepare state: %w", err)
 	}
@@ -78,16 +84,35 @@ func join(dir string, o want.Exec) (want.ExecResult, error) {
 	if err != nil {
 		return out, err
 	}
+	if err := confineJoined(p, w); err != nil {
+		return out, fmt.Errorf("make seccomp filter: %w", err)
+	}
+	if o.TTY {
+		p.ConsoleSocket = os.NewFile(fdConsole, "console")
+		p.ConsoleWidth, p.ConsoleHeight = o.Columns, o.Rows
+		syscall.CloseOnExec(fdConsole)
+	}
 	if err := enterPod(st.InitProcessPid); err != nil {
 		return out, fmt.Errorf("enter pod: %w", err)
 	}
 	if err := c.Run(p); err != nil {
 		return out, err
 	}
+	if o.TTY {
+		_ = p.ConsoleSocket.Close() // so that the agent sees that no terminal comes
+	}
+	pid, err := p.Pid()
+	if err != nil {
+		return out, err
+	}
 	var timer *time.Timer
 	if o.Timeout > 0 {
-		timer = time.AfterFunc(time.Duration(o.Timeout), func() { _ = p.Signal(os.Kill) })
+		timer = time.AfterFunc(time.Duration(o.Timeout), func() { killSession(pid) })
 	}
+	go func() {
+		_, _ = io.Copy(io.Discard, life)
+		killSession(pid)
+	}()
 	end, err := p.Wait()
 	if timer != nil && !timer.Stop() {
 		out.TimedOut = true
@@ -123,39 +148,27 @@ func enterPod(pid int) error {
 	return nil
 }
 
-// confinedState is a copy of the container's state for libcontainer in which the
-// seccomp filter is mentioned: the container got its own behind libcontainer's
-// back, and commands that join it are to be confined just as much.
-func confinedState(dir string, w want.Run) (string, error) {
+// quietState is a copy of the container's state for libcontainer, in which the
+// command is to keep the session keyring that it gets from us: the filter, which
+// it is under from the start, would not let it join another.
+func quietState(dir string) (string, error) {
 	b, err := os.ReadFile(filepath.Join(dir, rundir.State, rundir.ContainerID, "state.json"))
 	if err != nil {
 		return "", err
 	}
-	if wantsFilter(w.Privileged, w.Seccomp) {
-		var state, config map[string]json.RawMessage
-		if err := json.Unmarshal(b, &state); err != nil {
-			return "", err
-		}
-		if err := json.Unmarshal(state["config"], &config); err != nil {
-			return "", err
-		}
-		caps, err := capSet(w)
-		if err != nil {
-			return "", err
-		}
-		rules, err := filter(caps)
-		if err != nil {
-			return "", err
-		}
-		if config["seccomp"], err = json.Marshal(rules); err != nil {
-			return "", err
-		}
-		if state["config"], err = json.Marshal(config); err != nil {
-			return "", err
-		}
-		if b, err = json.Marshal(state); err != nil {
-			return "", err
-		}
+	var state, config map[string]json.RawMessage
+	if err := json.Unmarshal(b, &state); err != nil {
+		return "", err
+	}
+	if err := json.Unmarshal(state["config"], &config); err != nil {
+		return "", err
+	}
+	config["no_new_keyring"] = json.RawMessage("true")
+	if state["config"], err = json.Marshal(config); err != nil {
+		return "", err
+	}
+	if b, err = json.Marshal(state); err != nil {
+		return "", err
 	}
 	tmp, err := os.MkdirTemp(dir, "exec-")
 	if err != nil {
@@ -165,4 +178,36 @@ func confinedState(dir string, w want.Run) (string, error) {
 		return tmp, err
 	}
 	return tmp, os.WriteFile(filepath.Join(tmp, rundir.ContainerID, "state.json"), b, 0o600)
+}
+
+// confineJoined passes the container's filter to a command that joins it, and
+// gives the command a session keyring that is not ours.
+func confineJoined(p *libcontainer.Process, w want.Run) error {
+	runtime.LockOSThread()
+	// One without a name is new. A kernel without keyrings has none to share.
+	_, _, e := unix.Syscall(unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0)
+	if e != 0 && e != unix.ENOSYS {
+		return fmt.Errorf("make session keyring: %w", e)
+	}
+	if !wantsFilter(w.Privileged, w.Seccomp) {
+		return nil
+	}
+	caps, err := capSet(w)
+	if err != nil {
+		return err
+	}
+	rules, err := program(w.Cache, caps)
+	if err != nil {
+		return err
+	}
+	fd, err := unix.MemfdCreate("filter", unix.MFD_CLOEXEC)
+	if err != nil {
+		return err
+	}
+	f := os.NewFile(uintptr(fd), "filter")
+	if _, err := f.WriteAt(rules, 0); err != nil {
+		return err
+	}
+	p.ExtraFiles = []*os.File{f}
+	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"unsafe"
 
@@ -242,7 +243,11 @@ const fdFilter = 3
 // guard starts the thread that will install the filter. It must be called
 // before libcontainer gives anything up.
 func guard() {
-	if os.Getenv("_LIBCONTAINER_INITPIPE") != "4" { // nothing was passed on
+	if !filterPassed() {
+		return
+	}
+	if os.Getenv("_LIBCONTAINER_INITTYPE") == "setns" {
+		guardJoined()
 		return
 	}
 	ready := make(chan struct{})
@@ -276,6 +281,32 @@ func guard() {
 		select {} // until the command is executed
 	}()
 	<-ready
+}
+
+// filterPassed tells whether a descriptor of ours was passed on: the next one
+// then is that of the terminal's socket, if there is to be one, or the pipe.
+func filterPassed() bool {
+	next := "_LIBCONTAINER_INITPIPE"
+	if os.Getenv("_LIBCONTAINER_CONSOLE") != "" {
+		next = "_LIBCONTAINER_CONSOLE"
+	}
+	return os.Getenv(next) == strconv.Itoa(fdFilter+1)
+}
+
+// guardJoined puts the filter onto a command that joins a container. Nothing
+// there waits for anyone before the command is executed, so it is done at the
+// very beginning: what is left to do until then is what containers may do.
+func guardJoined() {
+	unix.CloseOnExec(fdFilter)
+	b := make([]byte, 64<<10)
+	n, err := unix.Pread(fdFilter, b, 0)
+	if err == nil {
+		err = install(b[:n])
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "confine command:", err)
+		os.Exit(1)
+	}
 }
 
 // install puts the filter onto every thread of this process.

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"time"
 	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 func main() {
@@ -202,6 +204,45 @@ func main() {
 				fmt.Println("got", *(*byte)(*(*unsafe.Pointer)(unsafe.Pointer(&at))))
 				break
 			}
+		case "echo": // standard input to standard output until its end
+			_, err := io.Copy(os.Stdout, os.Stdin)
+			check(err)
+			fmt.Println("end of input")
+		case "tty": // which standard descriptors are a terminal, and its size
+			for fd := range 3 {
+				size, err := unix.IoctlGetWinsize(fd, unix.TIOCGWINSZ)
+				if err != nil {
+					fmt.Println("no tty", fd)
+					continue
+				}
+				fmt.Println("tty", fd, size.Col, size.Row)
+			}
+		case "winch": // says every new size of the terminal, for ever
+			c := make(chan os.Signal, 1)
+			signal.Notify(c, syscall.SIGWINCH)
+			fmt.Println("watching")
+			go func() {
+				for range c {
+					size, err := unix.IoctlGetWinsize(0, unix.TIOCGWINSZ)
+					check(err)
+					fmt.Println("size", size.Col, size.Row)
+				}
+			}()
+		case "spawn": // a child that sleeps for ever and has our descriptors
+			p, err := os.StartProcess("/testprog", []string{"testprog", "sleep", "0"}, &os.ProcAttr{Files: []*os.File{os.Stdin, os.Stdout, os.Stderr}})
+			check(err)
+			fmt.Println("spawned")
+			check(p.Release())
+		case "flood": // bytes
+			b := []byte(strings.Repeat("0123456789abcdef", 4096))
+			for n := number(); n > 0; n -= len(b) {
+				_, err := os.Stdout.Write(b[:min(n, len(b))])
+				check(err)
+			}
+		case "cgroup":
+			b, err := os.ReadFile("/proc/self/cgroup")
+			check(err)
+			fmt.Print(string(b))
 		case "mark": // appends one byte: how often was this run?
 			f, err := os.OpenFile(next(), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
 			check(err)

@@ -81,6 +81,11 @@ type Run struct {
 type Exec struct {
 	Args    []string `json:"args"`
 	Timeout int64    `json:"timeout"` // nanoseconds; 0 means none
+	// TTY gives the command a terminal, whose other end is sent over the socket
+	// that the launcher was started with. 0 columns or rows leave the size open.
+	TTY     bool   `json:"tty,omitempty"`
+	Columns uint16 `json:"columns,omitempty"`
+	Rows    uint16 `json:"rows,omitempty"`
 }
 
 // ExecResult is what the launcher says about it.
