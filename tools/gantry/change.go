@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -153,4 +154,14 @@ func mergePatch(doc, patch map[string]any) map[string]any {
 		}
 	}
 	return out
+}
+
+// indented is JSON for people.
+func indented(raw []byte) ([]byte, error) {
+	var out bytes.Buffer
+	if err := json.Indent(&out, raw, "", "    "); err != nil {
+		return nil, fmt.Errorf("write JSON: %w", err)
+	}
+	out.WriteByte('\n')
+	return out.Bytes(), nil
 }

@@ -5,9 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -18,56 +15,22 @@ import (
 	"gantry.dev/schemas"
 )
 
-// localCredentials is where a control plane on this machine leaves those of
-// its administrator.
-const localCredentials = "/var/lib/gantry/controlplane/credentials/admin.json"
-
 const connectTimeout = 5 * time.Second
-
-// credentialsFile finds the file to use: the first that is named, or exists.
-func (a *app) credentialsFile() (string, error) {
-	if a.credentials != "" {
-		return a.credentials, nil
-	}
-	if file := os.Getenv("GANTRY_CREDENTIALS"); file != "" {
-		return file, nil
-	}
-	var tried []string
-	if dir, err := os.UserConfigDir(); err == nil {
-		tried = append(tried, filepath.Join(dir, "gantry", "credentials.json"))
-	}
-	tried = append(tried, localCredentials)
-	for _, file := range tried {
-		_, err := os.Stat(file)
-		if err == nil {
-			return file, nil
-		}
-		if !errors.Is(err, fs.ErrNotExist) {
-			return "", fmt.Errorf("cannot use the credentials %s: %w", file, err)
-		}
-	}
-	return "", fmt.Errorf("no credentials: neither --credentials nor $GANTRY_CREDENTIALS names a file, and there is none at %s; is a control plane running on this machine?",
-		strings.Join(tried, " or "))
-}
 
 // connect connects once; later calls return at once.
 func (a *app) connect(ctx context.Context) error {
 	if a.conn != nil {
 		return nil
 	}
-	file, err := a.credentialsFile()
-	if err != nil {
-		return err
-	}
-	creds, err := bus.ReadUserCredentials(file)
+	to, err := a.access()
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	if a.conn, err = bus.ConnectUser(ctx, creds); err != nil {
+	if a.conn, err = bus.ConnectUser(ctx, to.creds); err != nil {
 		return fmt.Errorf("the connection to the server %s was refused - is the control plane running? (credentials: %s): %w",
-			strings.Join(creds.URLs, ", "), file, err)
+			strings.Join(to.creds.URLs, ", "), to.from, err)
 	}
 	return nil
 }

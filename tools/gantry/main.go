@@ -38,10 +38,16 @@ type app struct {
 	out, err io.Writer
 
 	credentials   string
+	config        string
+	context       string
 	namespace     string
 	allNamespaces bool
 	timeout       time.Duration
 	show          outputOptions
+
+	givenNamespace string          // as it was given, which may be not at all
+	chosen         *clusterContext // nil for credentials that come from elsewhere
+	chosenErr      error
 
 	conn   *bus.UserConn
 	failed bool // something was reported already
@@ -93,10 +99,15 @@ func (a *app) command() *cobra.Command {
 		Short:         "gantry drives a Gantry cluster",
 		SilenceUsage:  true,
 		SilenceErrors: true,
+		PersistentPreRunE: func(c *cobra.Command, _ []string) error {
+			return a.settle(c)
+		},
 	}
 	p := root.PersistentFlags()
-	p.StringVar(&a.credentials, "credentials", "", "file with the credentials of a user (default: $GANTRY_CREDENTIALS, then ~/.config/gantry/credentials.json, then those of the control plane on this machine)")
-	p.StringVarP(&a.namespace, "namespace", "n", "default", "namespace of the request")
+	p.StringVar(&a.credentials, "credentials", "", "file with the credentials of a user (see gantry config --help for what is used without)")
+	p.StringVar(&a.config, "config", "", "file with the contexts (default: $GANTRY_CONFIG, then ~/.config/gantry/config.yaml)")
+	p.StringVar(&a.context, "context", "", "context to use instead of the current one")
+	p.StringVarP(&a.namespace, "namespace", "n", "", "namespace of the request (default: that of the context, or \"default\")")
 	p.DurationVar(&a.timeout, "request-timeout", 0, "how long one request may take; 0 for the default of 35s")
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return fmt.Errorf("%w\nSee '%s --help' for usage", err, c.CommandPath())
@@ -104,6 +115,7 @@ func (a *app) command() *cobra.Command {
 	root.AddCommand(
 		a.getCommand(), a.describeCommand(), a.logsCommand(),
 		a.eventsCommand(), a.imageCommand(), a.waitCommand(), a.kindsCommand(), a.versionCommand(),
+		a.configCommand(), a.whoamiCommand(),
 	)
 	root.AddCommand(a.writingCommands()...)
 	return root

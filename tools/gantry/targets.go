@@ -108,13 +108,3 @@ func parsePairs(args []string) ([]target, error) {
 	}
 	return out, nil
 }
-
-// oneNamed insists on named objects.
-func named(targets []target) error {
-	for _, t := range targets {
-		if t.name == "" {
-			return fmt.Errorf("resource(s) were provided, but no name was specified: %s", t.kind.Resource)
-		}
-	}
-	return nil
-}

@@ -14,10 +14,11 @@ import (
 
 // writingCommands are the commands that change the cluster.
 func (a *app) writingCommands() []*cobra.Command {
-	return []*cobra.Command{
-		a.applyCommand(), a.createCommand(), a.deleteCommand(), a.replaceCommand(), a.patchCommand(),
+	return append([]*cobra.Command{
+		a.applyCommand(), a.diffCommand(), a.createCommand(), a.deleteCommand(), a.replaceCommand(), a.patchCommand(), a.editCommand(),
 		a.labelCommand(), a.annotateCommand(), a.setCommand(), a.scaleCommand(), a.rolloutCommand(),
-	}
+		a.runCommand(), a.exposeCommand(), a.drainCommand(),
+	}, a.cordonCommands()...)
 }
 
 // fieldManager is who wrote a field, unless --field-manager says otherwise.
