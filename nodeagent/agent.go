@@ -26,6 +26,7 @@ import (
 	"gantry.dev/nodeagent/report"
 	"gantry.dev/nodeagent/runtime"
 	"gantry.dev/nodeagent/serve"
+	"gantry.dev/nodeagent/session"
 	"gantry.dev/nodeagent/state"
 	"gantry.dev/schemas"
 )
@@ -53,6 +54,8 @@ type agent struct {
 	feed   *feed.Client
 	prober *probe.Prober
 	tend   *tender
+
+	sessions *session.Engine
 }
 
 // run is the agent's life: it returns when ctx ends or when it cannot go on.
@@ -146,6 +149,9 @@ func (o *options) runtime(log zerolog.Logger) runtime.Options {
 
 // close lets go of the machine and stops no container.
 func (a *agent) close() {
+	if a.sessions != nil {
+		a.sessions.Close()
+	}
 	if a.conn != nil {
 		a.conn.Close()
 	}
@@ -229,7 +235,7 @@ func (a *agent) start(ctx context.Context, parts *sync.WaitGroup, loaded state.L
 		return err
 	}
 	link.conn, voice.conn = a.conn, a.conn
-	if err := a.serve(); err != nil {
+	if err := errors.Join(a.serve(), a.serveSessions()); err != nil {
 		return err
 	}
 	a.tend.look()
