@@ -43,11 +43,8 @@ type NodeConn struct {
 	refused  atomic.Uint64
 	ctx      context.Context // of Serve's handlers; ends with Close
 	cancel   context.CancelFunc
-	requests *pool
+	lanes    nodeLanes
 }
-
-// nodeRequests bounds how many requests an agent works on at once.
-const nodeRequests = 64
 
 // ConnectNode connects an agent. It returns at once, also while the server
 // cannot be reached, and keeps trying until Close.
@@ -56,7 +53,7 @@ func ConnectNode(ctx context.Context, creds schemas.NodeCredentials, h NodeHandl
 	if err != nil {
 		return nil, fmt.Errorf("connect node %q: read seed: %w", creds.Node, err)
 	}
-	n := &NodeConn{names: schemas.Names{Prefix: creds.Prefix}, creds: creds, handlers: h, log: log, requests: newPool(nodeRequests, log)}
+	n := &NodeConn{names: schemas.Names{Prefix: creds.Prefix}, creds: creds, handlers: h, log: log, lanes: newLanes(log)}
 	if n.signer, err = nkeys.FromPublicKey(creds.Signer); err != nil {
 		return nil, fmt.Errorf("connect node %q: read signer: %w", creds.Node, err)
 	}
@@ -97,7 +94,7 @@ func (n *NodeConn) Refused() uint64 { return n.refused.Load() }
 func (n *NodeConn) Close() {
 	n.link.nc.Close()
 	n.cancel()
-	n.requests.running.Wait()
+	n.lanes.wait()
 }
 
 func (n *NodeConn) refuse(m *nats.Msg, err error) {
@@ -249,12 +246,15 @@ func (n *NodeConn) send(ctx context.Context, subject string, body any) (*nats.Ms
 type NodeMethod func(ctx context.Context, header map[string][]string, body []byte) (answer []byte, answerHeader map[string][]string, err error)
 
 // Serve answers requests for one method of this node until Close. Requests run
-// at once, at most 64 over all methods; beyond that they are refused.
+// at once up to a bound, beyond which they are refused: reading logs has a
+// bound of its own, sessions have one, and all other methods share one. Large
+// answers take turns, so that reports and other answers need not wait for long.
 func (n *NodeConn) Serve(method string, fn NodeMethod) error {
 	subject := n.names.Node(n.creds.Node, method)
+	lane := n.lanes.of(method)
 	_, err := n.link.nc.Subscribe(subject, func(m *nats.Msg) {
 		work := func() {
-			n.respond(m, guarded(n.log, m.Subject, func() answer {
+			n.respond(lane, m, guarded(n.log, m.Subject, func() answer {
 				body, header, err := fn(n.ctx, m.Header, m.Data)
 				if err != nil {
 					return answer{status: failure(err)}
@@ -262,8 +262,8 @@ func (n *NodeConn) Serve(method string, fn NodeMethod) error {
 				return answer{body: body, header: header}
 			}))
 		}
-		if !n.requests.try(work) {
-			n.respond(m, answer{status: busy()})
+		if !lane.requests.try(work) {
+			n.respond(lane, m, answer{status: busy()})
 		}
 	})
 	if err != nil {
@@ -272,11 +272,18 @@ func (n *NodeConn) Serve(method string, fn NodeMethod) error {
 	return nil
 }
 
-func (n *NodeConn) respond(m *nats.Msg, a answer) {
+func (n *NodeConn) respond(lane *nodeLane, m *nats.Msg, a answer) {
 	if m.Reply == "" {
 		return
 	}
-	if err := m.RespondMsg(a.message(m.Reply, n.link.nc.MaxPayload())); err != nil {
+	out := a.message(m.Reply, n.link.nc.MaxPayload())
+	var err error
+	if len(out.Data) < largeAnswer {
+		err = m.RespondMsg(out)
+	} else {
+		err = lane.send(n.ctx, n.link.nc, out)
+	}
+	if err != nil {
 		n.log.Debug().Err(err).Str("subject", m.Subject).Msg("answer request")
 	}
 }
