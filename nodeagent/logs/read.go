@@ -20,8 +20,9 @@ import (
 )
 
 const (
-	// MaxPiece bounds one answer; it leaves room for headers under the bus's limit.
-	MaxPiece = 256 << 10
+	// MaxPiece bounds one answer in bytes. It is small so that what shares the
+	// node's connection waits for little.
+	MaxPiece = schemas.MaxSessionPiece
 	maxWait  = 20 * time.Second
 	// look is how often a waiting reader looks for more. A stat is cheaper than
 	// an inotify watch for each reader, and only waiting readers pay for it.
@@ -126,7 +127,12 @@ func piece(path string, offset int64, ended bool) ([]byte, error) {
 		return nil, err
 	}
 	defer func() { _ = f.Close() }()
-	buf := make([]byte, MaxPiece)
+	// A waiting reader comes here again and again: no buffer for nothing.
+	info, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("read log: %w", err)
+	}
+	buf := make([]byte, min(max(info.Size()-offset, 0), MaxPiece))
 	n, err := f.ReadAt(buf, offset)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("read log: %w", err)
