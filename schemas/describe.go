@@ -78,11 +78,12 @@ func Explain(resource string, path []string, recursive bool) (Explanation, error
 			if i > 0 {
 				parent += "." + strings.Join(path[:i], ".")
 			}
-			names := slices.Sorted(maps.Keys(jsonFields(elemOf(at.t))))
-			if len(names) == 0 {
+			elem := elemOf(at.t)
+			if opaque(elem) || elem.Kind() != reflect.Struct {
 				return e, fmt.Errorf("%s is of type %s: there is no field %q below it", parent, typeName(at.t), name)
 			}
-			return e, fmt.Errorf("%s has no field %q%s; it has %s", parent, name, near(name, jsonFields(elemOf(at.t))), strings.Join(names, ", "))
+			have := jsonFields(elem)
+			return e, fmt.Errorf("%s has no field %q%s; it has %s", parent, name, near(name, have), strings.Join(slices.Sorted(maps.Keys(have)), ", "))
 		}
 		at = next
 	}
