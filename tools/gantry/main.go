@@ -115,7 +115,7 @@ func (a *app) command() *cobra.Command {
 	root.AddCommand(
 		a.getCommand(), a.describeCommand(), a.logsCommand(),
 		a.eventsCommand(), a.imageCommand(), a.waitCommand(), a.kindsCommand(), a.versionCommand(),
-		a.configCommand(), a.whoamiCommand(),
+		a.configCommand(), a.whoamiCommand(), a.explainCommand(),
 	)
 	root.AddCommand(a.writingCommands()...)
 	return root
