@@ -17,8 +17,10 @@ import (
 func (a *agent) serveSessions() error {
 	a.sessions = session.New(session.Options{Log: a.log.With().Str("part", "session").Logger()})
 	transfers := &serve.Transfers{Pods: a.pods, Sessions: a.sessions, Sandbox: a.rt.Sandbox}
+	streams := &serve.Streams{Pods: a.pods, Sessions: a.sessions, Runtime: a.rt}
 	use := stats.New(stats.Options{Cgroup: a.o.cgroup(), Pods: func() []stats.Pod { return running(a.pods.List()) }})
 	return errors.Join(
+		a.conn.Serve(schemas.NodeMethodExec, streams.Exec),
 		a.conn.Serve(schemas.NodeMethodPortForward, transfers.Forward),
 		a.conn.Serve(schemas.NodeMethodCopy, transfers.Copy),
 		a.conn.Serve(schemas.NodeMethodSend, a.sessions.Send),
