@@ -201,7 +201,7 @@ func streamConfigs(n schemas.Names, replicas int) []jetstream.StreamConfig {
 	return []jetstream.StreamConfig{
 		// A full bucket of objects refuses new ones; it never drops old ones.
 		bucket(n.ObjectsBucket(), "API objects", jetstream.StreamConfig{
-			Storage: jetstream.FileStorage, MaxMsgsPerSubject: 8, MaxBytes: 2 * gib, Discard: jetstream.DiscardNew,
+			Storage: jetstream.FileStorage, MaxMsgsPerSubject: 8, MaxBytes: 6 * gib, Discard: jetstream.DiscardNew,
 		}),
 		// A marker where an event has expired is what removes it from views.
 		bucket(n.EventsBucket(), "v1 Events, for an hour", jetstream.StreamConfig{
@@ -209,7 +209,7 @@ func streamConfigs(n schemas.Names, replicas int) []jetstream.StreamConfig {
 			MaxAge: time.Hour, SubjectDeleteMarkerTTL: 5 * time.Minute, PersistMode: unsynced,
 		}),
 		bucket(n.DesiredBucket(), "what each node must run, compiled from the objects", jetstream.StreamConfig{
-			Storage: jetstream.MemoryStorage, MaxMsgsPerSubject: 1, MaxBytes: 256 * mib, Discard: jetstream.DiscardNew,
+			Storage: jetstream.MemoryStorage, MaxMsgsPerSubject: 1, MaxBytes: 512 * mib, Discard: jetstream.DiscardNew,
 		}),
 		bucket(n.RoutesBucket(), "what every node must route, compiled from the objects", jetstream.StreamConfig{
 			Storage: jetstream.MemoryStorage, MaxMsgsPerSubject: 1, MaxBytes: 128 * mib, Discard: jetstream.DiscardNew,
@@ -223,9 +223,9 @@ func streamConfigs(n schemas.Names, replicas int) []jetstream.StreamConfig {
 		{
 			Name: n.HealthStream(), Description: "what the nodes report", Subjects: []string{n.HealthAll()},
 			Storage: jetstream.MemoryStorage, MaxMsgsPerSubject: 8, MaxBytes: 256 * mib, Discard: jetstream.DiscardOld,
-			// What pods of long ago last said goes away; nodes repeat themselves to
-			// every new control plane.
-			MaxAge:    time.Hour,
+			// Reports are taken in as they come, and nodes repeat themselves to every
+			// new control plane: what stays is for people who look, and memory.
+			MaxAge:    10 * time.Minute,
 			DenyPurge: true, DenyDelete: true, AllowDirect: true, MaxConsumers: -1, Replicas: replicas,
 		},
 	}

@@ -2,10 +2,12 @@ package bus
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -98,11 +100,23 @@ func (f *feed) open(ctx context.Context, stream string) (info *jetstream.StreamI
 	return info, cons, err
 }
 
+// loadBatch is how many messages are decoded together while loading.
+const loadBatch = 256
+
 // loading is one life of a feed. Messages come one at a time.
 type loading struct {
 	feed  *feed
 	seen  map[objKey]bool // nil once all that was there has come
 	floor uint64
+	batch []received
+}
+
+// received is one message, and what it says once it is decoded.
+type received struct {
+	msg  jetstream.Msg
+	meta *jetstream.MsgMetadata
+	step step
+	err  error
 }
 
 func (l *loading) message(m jetstream.Msg) {
@@ -112,32 +126,67 @@ func (l *loading) message(m jetstream.Msg) {
 		f.log.Error().Err(err).Str("subject", m.Subject()).Msg("read feed of the view")
 		return
 	}
-	// Most of what comes is our own writing, acknowledged before: decoding it
-	// again would be for nothing. While loading, every key must be seen.
-	if l.seen == nil && f.view.written(f.lane, meta.Sequence.Stream) {
+	if l.seen == nil {
+		// Most of what comes is our own writing, acknowledged before: decoding it
+		// again would be for nothing. While loading, every key must be seen.
+		if !f.view.written(f.lane, meta.Sequence.Stream) {
+			r := received{msg: m, meta: meta}
+			r.decode(f)
+			l.take(r)
+		}
 		return
 	}
-	s, err := f.decode(m, meta)
-	if err != nil {
-		// Somebody wrote by hand what is no object. It is not in the view, and
-		// the feed goes on.
-		f.log.Error().Err(err).Str("subject", m.Subject()).Msg("ignore what is no object")
-		f.view.passed(f.lane, meta.Sequence.Stream)
-	} else {
-		if l.seen != nil && s.obj != nil {
-			l.seen[s.key] = true
-		}
-		f.view.deliver(s)
+	l.batch = append(l.batch, received{msg: m, meta: meta})
+	if len(l.batch) < loadBatch && meta.NumPending > 0 {
+		return
 	}
-	if l.seen != nil && meta.NumPending == 0 {
+	l.flush()
+	if meta.NumPending == 0 {
 		l.floor = max(l.floor, meta.Sequence.Stream)
 		l.finish()
 	}
 }
 
+// flush decodes what has come on all processors, which is most of what a start
+// takes, and takes it in, in order.
+func (l *loading) flush() {
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			for i := next.Add(1) - 1; int(i) < len(l.batch); i = next.Add(1) - 1 {
+				l.batch[i].decode(l.feed)
+			}
+		})
+	}
+	wg.Wait()
+	for _, r := range l.batch {
+		l.take(r)
+	}
+	clear(l.batch)
+	l.batch = l.batch[:0]
+}
+
+func (r *received) decode(f *feed) { r.step, r.err = f.decode(r.msg, r.meta) }
+
+func (l *loading) take(r received) {
+	f := l.feed
+	if r.err != nil {
+		// Somebody wrote by hand what is no object. It is not in the view, and
+		// the feed goes on.
+		f.log.Error().Err(r.err).Str("subject", r.msg.Subject()).Msg("ignore what is no object")
+		f.view.passed(f.lane, r.meta.Sequence.Stream)
+		return
+	}
+	if l.seen != nil && r.step.obj != nil {
+		l.seen[r.step.key] = true
+	}
+	f.view.deliver(r.step)
+}
+
 func (l *loading) finish() {
 	l.feed.view.finishLoad(l.feed.lane, l.seen, l.floor)
-	l.seen = nil
+	l.seen, l.batch = nil, nil
 	select {
 	case <-l.feed.loaded:
 	default:
@@ -167,8 +216,7 @@ func (f *feed) decode(m jetstream.Msg, meta *jetstream.MsgMetadata) (step, error
 	if h.Get(headerOperation) != "" || h.Get(headerMarker) != "" {
 		return s, nil
 	}
-	s.obj = kind.New()
-	if err := json.Unmarshal(m.Data(), s.obj); err != nil {
+	if s.obj, err = decodeObject(kind, m.Data()); err != nil {
 		return step{}, fmt.Errorf("decode %s: %w", kind.GVK.Kind, err)
 	}
 	if keyOf(s.obj) != s.key {

@@ -25,7 +25,7 @@ import (
 const (
 	defaultMaxPayload = 1 << 20
 	maxMemoryStore    = 1 << 30 // what is compiled from the objects; a limit, not a reservation
-	maxFileStore      = 4 << 30
+	maxFileStore      = 8 << 30
 	startTimeout      = 60 * time.Second // recovering a large store after a crash
 	nodeResponseTime  = 2 * time.Minute
 )

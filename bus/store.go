@@ -216,8 +216,8 @@ func (s *store) encode(k objKey, o schemas.Object) (put, schemas.Object, error) 
 	if len(body) > s.limit {
 		return put{}, nil, fmt.Errorf("%d bytes are %w: the limit of an object is %d bytes", len(body), ErrTooLarge, s.limit)
 	}
-	read := kind.New()
-	if err := json.Unmarshal(body, read); err != nil {
+	read, err := decodeObject(kind, body)
+	if err != nil {
 		return put{}, nil, fmt.Errorf("decode what was encoded: %w", err)
 	}
 	return put{subject: s.subject(k), body: body, cas: true}, read, nil

@@ -64,7 +64,8 @@ type Plane struct {
 	scheduler *scheduler.Scheduler
 	engine    *reconcile.Engine
 
-	calls     sync.WaitGroup // of the API, under way
+	calls     sync.WaitGroup  // of the API, under way
+	apiCtx    context.Context // of what is served
 	stopAPI   context.CancelFunc
 	stopRoles context.CancelFunc
 	stopView  context.CancelFunc
@@ -73,8 +74,7 @@ type Plane struct {
 }
 
 // Start brings a control plane up and returns when it serves: the bus first,
-// then everything that is stored, then what nodes are told, and only then the
-// API. The context bounds the start alone. On an error nothing is left running.
+// then everything that is stored, then the API, then what nodes are told. The context bounds the start alone. On an error nothing is left running.
 func Start(ctx context.Context, o Options) (_ *Plane, err error) {
 	p := &Plane{options: o, log: o.Log, claims: &reconcile.Claims{}, failed: make(chan error, 1)}
 	defer func() {
@@ -103,10 +103,15 @@ func Start(ctx context.Context, o Options) (_ *Plane, err error) {
 	if err := p.admission.Bootstrap(ctx); err != nil {
 		return nil, fmt.Errorf("start control plane: %w", err)
 	}
+	// Calls are answered from what is stored alone, so they need not wait until
+	// all that nodes are told has been compiled; a node's question does.
+	if err := p.serve(ctx); err != nil {
+		return nil, err
+	}
 	if err := p.runRoles(ctx); err != nil {
 		return nil, err
 	}
-	if err := p.serve(ctx); err != nil {
+	if err := p.hearNodes(); err != nil {
 		return nil, err
 	}
 	if err := p.writeCredentials(); err != nil {
@@ -273,12 +278,16 @@ func (p *Plane) hear(m bus.HealthMsg) {
 }
 
 func (p *Plane) serve(ctx context.Context) error {
-	apiCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	p.stopAPI = cancel
-	if err := p.conn.ServeSync(apiCtx, p.sync); err != nil {
+	p.apiCtx, p.stopAPI = context.WithCancel(context.WithoutCancel(ctx))
+	if err := p.conn.ServeAPI(p.apiCtx, admission.Verbs, p.call); err != nil {
 		return fmt.Errorf("start control plane: %w", err)
 	}
-	if err := p.conn.ServeAPI(apiCtx, admission.Verbs, p.call); err != nil {
+	return nil
+}
+
+// hearNodes answers nodes; who holds which name is known by then.
+func (p *Plane) hearNodes() error {
+	if err := p.conn.ServeSync(p.apiCtx, p.sync); err != nil {
 		return fmt.Errorf("start control plane: %w", err)
 	}
 	return nil
