@@ -50,7 +50,20 @@ func (a *app) createCommand() *cobra.Command {
 	f.flags(c)
 	a.writeFlags(c, &w)
 	c.AddCommand(a.createNamespaceCommand(), a.createDeploymentCommand(), a.createServiceCommand(), a.createConfigMapCommand())
+	// The shortcuts of kubectl that are missing here are refused whatever their flags.
+	for _, word := range []string{"clusterrole", "clusterrolebinding", "cronjob", "ingress", "job", "poddisruptionbudget", "pdb",
+		"priorityclass", "pc", "quota", "role", "rolebinding", "secret", "serviceaccount", "sa", "token"} {
+		c.AddCommand(refusedCommand(word, func() error { return noCreate(word) }))
+	}
 	return c
+}
+
+// refusedCommand is one that only says why it is none.
+func refusedCommand(word string, why func() error) *cobra.Command {
+	return &cobra.Command{
+		Use: word, Short: "refused", Hidden: true, DisableFlagParsing: true,
+		RunE: func(*cobra.Command, []string) error { return why() },
+	}
 }
 
 // noCreate says why there is no shortcut for a kind.
@@ -86,7 +99,7 @@ func (a *app) creator(w *writing) sender {
 // createMade creates an object that this program made.
 func (a *app) createMade(ctx context.Context, w *writing, o schemas.Object) error {
 	k := schemas.KindOf(o)
-	if k.Namespaced {
+	if k.Namespaced && o.GetNamespace() == "" {
 		o.SetNamespace(a.namespace)
 	}
 	body, err := asManifest(o)
@@ -212,19 +225,22 @@ func containerName(image string, taken map[string]bool) string {
 }
 
 func (a *app) createServiceCommand() *cobra.Command {
+	none := func(word string) error {
+		return fmt.Errorf("no service of type %q: Gantry has clusterip alone so far", word)
+	}
 	c := &cobra.Command{
 		Use: "service clusterip NAME", Aliases: []string{"svc"}, Short: "Create a service",
-		Args: func(_ *cobra.Command, args []string) error {
+		RunE: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return fmt.Errorf("no service of type %q: Gantry has clusterip alone so far", args[0])
+				return none(args[0])
 			}
-			return nil
-		},
-		RunE: func(*cobra.Command, []string) error {
 			return errors.New("which type of service? gantry create service clusterip NAME --tcp=PORT:TARGETPORT")
 		},
 	}
 	c.AddCommand(a.createClusterIPCommand())
+	for _, word := range []string{"nodeport", "loadbalancer", "externalname"} {
+		c.AddCommand(refusedCommand(word, func() error { return none(word) }))
+	}
 	return c
 }
 

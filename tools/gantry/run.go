@@ -213,7 +213,9 @@ func (a *app) runExpose(ctx context.Context, o *exposeOptions, args []string) er
 }
 
 func (o *exposeOptions) service(obj schemas.Object) (*corev1.Service, error) {
-	s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: orText(o.name, obj.GetName()), Labels: obj.GetLabels()}}
+	s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{
+		Name: orText(o.name, obj.GetName()), Namespace: obj.GetNamespace(), Labels: obj.GetLabels(),
+	}}
 	var err error
 	if o.labels != "" {
 		if s.Labels, err = pairMap("--labels", strings.Split(o.labels, ",")); err != nil {
