@@ -140,7 +140,7 @@ func (r *reader) head(h *tar.Header) error {
 }
 
 func (r *reader) file(f, parent *os.File, h *tar.Header, st *unix.Stat_t) error {
-	id := inode{uint64(st.Dev), st.Ino}
+	id := inode{st.Dev, st.Ino}
 	if st.Nlink > 1 {
 		if first, ok := r.links[id]; ok {
 			h.Typeflag, h.Linkname, h.Size = tar.TypeLink, first, 0
