@@ -47,7 +47,7 @@ func WithRequest(ctx context.Context, r Request) context.Context {
 
 // Written is a write that was found by the id of its request.
 type Written struct {
-	// Object is as the write stored it: nil for a deletion, and where it is no
+	// Object is as the write stored it, or what it deleted; nil where that is no
 	// longer kept.
 	Object   schemas.Object
 	Deleted  bool
@@ -265,5 +265,5 @@ func (v *viewCache) at(k objKey, seq uint64) (o schemas.Object, deleted, ok bool
 	if !found || keyOf(c.Object()) != k {
 		return nil, false, false
 	}
-	return c.New, c.New == nil, true
+	return c.Object(), c.New == nil, true
 }

@@ -32,16 +32,43 @@ type addresses struct {
 	now          func() time.Time
 }
 
+// inRange refuses an address that a Service asks for and that is none of ours.
+func (a *addresses) inRange(svc *corev1.Service) error {
+	want := svc.Spec.ClusterIP
+	if ip, err := netip.ParseAddr(want); err == nil && a.usable(ip) {
+		return nil
+	}
+	return invalidObject(schemas.KindOf(svc), svc.Name, field.ErrorList{field.Invalid(field.NewPath("spec", "clusterIP"), want,
+		fmt.Sprintf("failed to allocate IP %s: the provided IP is not in the valid range; the range of valid IPs is %s without its first, second and last address", want, a.cidr))})
+}
+
+// check says what assign would refuse, as far as can be told without
+// reserving. A Service that asks for none is left without an address.
+func (a *addresses) check(svc *corev1.Service) error {
+	want := svc.Spec.ClusterIP
+	if want == "" {
+		return nil
+	}
+	if err := a.inRange(svc); err != nil {
+		return err
+	}
+	for _, o := range a.view().List(schemas.Services, "") {
+		if other, ok := o.(*corev1.Service); ok && other.Spec.ClusterIP == want {
+			return invalidObject(schemas.KindOf(svc), svc.Name, field.ErrorList{field.Invalid(field.NewPath("spec", "clusterIP"), want,
+				fmt.Sprintf("failed to allocate IP %s: provided IP is already allocated to %s", want, schemas.KeyOf(o)))})
+		}
+	}
+	return nil
+}
+
 // assign reserves the Service's address: the one that it asks for, or a free one.
 func (a *addresses) assign(ctx context.Context, svc *corev1.Service) error {
 	kind := schemas.KindOf(svc)
 	at := field.NewPath("spec", "clusterIP")
 	holder := schemas.Reservation{Key: schemas.KeyOf(svc), UID: svc.UID}
 	if want := svc.Spec.ClusterIP; want != "" {
-		ip, err := netip.ParseAddr(want)
-		if err != nil || !a.usable(ip) {
-			return invalidObject(kind, svc.Name, field.ErrorList{field.Invalid(at, want,
-				fmt.Sprintf("failed to allocate IP %s: the provided IP is not in the valid range; the range of valid IPs is %s without its first, second and last address", want, a.cidr))})
+		if err := a.inRange(svc); err != nil {
+			return err
 		}
 		taken, err := a.take(ctx, want, holder)
 		if err == nil && taken != "" {

@@ -37,7 +37,7 @@ type LogsFunc func(ctx context.Context, node string, req schemas.LogRequest) (bo
 
 // Options are what New needs; all but Now must be set.
 type Options struct {
-	Store        bus.Store
+	Store        bus.History
 	Reservations Reservations
 	// ServiceCIDR is where cluster IPs come from.
 	ServiceCIDR netip.Prefix
@@ -51,13 +51,14 @@ type Options struct {
 
 // Admission serves the API. Its methods are safe for concurrent use.
 type Admission struct {
-	store     bus.Store
+	store     bus.History
 	addresses *addresses
 	logs      LogsFunc
 	ask       AskFunc
 	log       zerolog.Logger
 	now       func() time.Time
 	encoded   encoded
+	managers  managers
 }
 
 // New makes an Admission; Bootstrap is to be called before it serves.
@@ -81,7 +82,7 @@ func (a *Admission) Bootstrap(ctx context.Context) error {
 			continue
 		}
 		ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
-		if _, err := a.insert(ctx, ns); err != nil && !apierrors.IsAlreadyExists(err) {
+		if err := a.insert(ctx, ns); err != nil && !apierrors.IsAlreadyExists(err) {
 			return fmt.Errorf("create namespace %s: %w", name, err)
 		}
 	}
@@ -119,7 +120,7 @@ func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
 // Verbs is what Handle answers.
 var Verbs = []string{
 	schemas.VerbApply, schemas.VerbCreate, schemas.VerbGet, schemas.VerbList, schemas.VerbWatch,
-	schemas.VerbUpdate, schemas.VerbPatch, schemas.VerbDelete, schemas.VerbLog,
+	schemas.VerbUpdate, schemas.VerbPatch, schemas.VerbDelete, schemas.VerbDeleteCollection, schemas.VerbLog,
 	schemas.VerbExec, schemas.VerbAttach, schemas.VerbPortForward, schemas.VerbCopy, schemas.VerbSend, schemas.VerbRecv,
 }
 
@@ -145,46 +146,54 @@ func (a *Admission) answer(ctx context.Context, call schemas.Call, header map[st
 	if !kind.Namespaced && call.Namespace != "" {
 		return reply{}, apierrors.NewBadRequest(fmt.Sprintf("%s have no namespace: use %q in its place", kind.Resource, schemas.AllNamespaces))
 	}
+	if sessionVerb(call.Verb) {
+		if err := single(kind, call); err != nil {
+			return reply{}, err
+		}
+		return a.session(ctx, kind, call, header, body)
+	}
 	switch call.Subresource {
 	case "":
-	case "scale":
-		return a.scale(ctx, kind, call, body)
+	case schemas.SubStatus:
+		return a.status(ctx, kind, call, header, body)
+	case schemas.SubScale:
+		return a.scale(ctx, kind, call, header, body)
+	case schemas.SubBinding:
+		return a.binding(ctx, kind, call, header, body)
+	case schemas.SubEviction:
+		return a.eviction(ctx, kind, call, header, body)
 	case schemas.SubMetrics:
 		return a.metrics(ctx, kind, call, body)
 	default:
-		return reply{}, apierrors.NewBadRequest(fmt.Sprintf("%s have no subresource %q", kind.Resource, call.Subresource))
+		return reply{}, noSubresource(kind, call)
 	}
 	switch call.Verb {
 	case schemas.VerbList:
-		return a.list(kind, call, body)
+		return a.list(ctx, kind, call, body)
 	case schemas.VerbWatch:
 		return a.watch(ctx, kind, call, body)
 	case schemas.VerbCreate:
-		return a.create(ctx, kind, call, body)
+		return a.create(ctx, kind, call, header, body)
 	case schemas.VerbApply:
-		return a.apply(ctx, kind, call, body)
+		return a.apply(ctx, kind, call, header, body)
+	case schemas.VerbDeleteCollection:
+		return a.deleteCollection(ctx, kind, call, header, body)
 	}
 	// The rest is about one object that has to be named.
-	if call.Name == "" {
-		return reply{}, apierrors.NewBadRequest(fmt.Sprintf("%s %s: the subject names no object", call.Verb, kind.Resource))
-	}
-	if kind.Namespaced && call.Namespace == "" {
-		return reply{}, apierrors.NewBadRequest(fmt.Sprintf("%s %s %q: the subject names no namespace", call.Verb, kind.Resource, call.Name))
+	if err := single(kind, call); err != nil {
+		return reply{}, err
 	}
 	switch call.Verb {
 	case schemas.VerbGet:
-		return a.get(kind, call)
+		return a.get(ctx, kind, call, body)
 	case schemas.VerbUpdate:
-		return a.update(ctx, kind, call, body)
+		return a.update(ctx, kind, call, header, body)
 	case schemas.VerbPatch:
-		return a.patch(ctx, kind, call, body)
+		return a.patch(ctx, kind, call, header, body)
 	case schemas.VerbDelete:
-		return a.delete(ctx, kind, call, body)
+		return a.delete(ctx, kind, call, header, body)
 	case schemas.VerbLog:
 		return a.podLog(ctx, kind, call, body)
-	}
-	if sessionVerb(call.Verb) {
-		return a.session(ctx, kind, call, header, body)
 	}
 	return reply{}, apierrors.NewBadRequest(fmt.Sprintf("no verb %q; there are %s", call.Verb, strings.Join(Verbs, ", ")))
 }

@@ -26,7 +26,7 @@ type world struct {
 	ctx    context.Context
 	server *bus.Server
 	conn   *bus.Conn
-	store  bus.Store
+	store  bus.History
 	api    *Admission
 	logs   LogsFunc
 	now    time.Time
@@ -451,7 +451,7 @@ func TestDelete(t *testing.T) {
 	if st == nil || st.Code != 409 {
 		t.Errorf("precondition: %+v", st)
 	}
-	for _, bad := range []string{`{"dryRun":["All"]}`, `{"propagationPolicy":"Sideways"}`, `{`, `{"gracePeriodSeconds":"x"}`} {
+	for _, bad := range []string{`{"dryRun":["Some"]}`, `{"orphanDependents":true}`, `{"propagationPolicy":"Sideways"}`, `{`, `{"gracePeriodSeconds":"x"}`} {
 		if _, _, st = w.call(schemas.VerbDelete, schemas.Pods, "default", "bound", bad); st == nil || st.Code/100 != 4 {
 			t.Errorf("%s: %+v", bad, st)
 		}

@@ -2,7 +2,6 @@ package admission
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -10,76 +9,59 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
-	"k8s.io/apimachinery/pkg/runtime/schema"
-	kjson "sigs.k8s.io/json"
 
 	"gantry.dev/bus"
 	"gantry.dev/controlplane/lifecycle"
 	"gantry.dev/schemas"
 )
 
-// decodeOptions reads a body of options strictly; an empty one means none.
-func decodeOptions(body []byte, into any, what string) error {
-	if len(body) == 0 {
-		return nil
+func (a *Admission) delete(ctx context.Context, kind schemas.Kind, call schemas.Call, header map[string][]string, body []byte) (reply, error) {
+	if headerOf(header, schemas.HeaderOptions) != "" {
+		return reply{}, apierrors.NewBadRequest("header " + schemas.HeaderOptions + ": the options of a delete are its body")
 	}
-	strict, err := kjson.UnmarshalStrict(body, into)
-	if err == nil && len(strict) > 0 {
-		err = strict[0]
-	}
-	if err != nil {
-		return apierrors.NewBadRequest(fmt.Sprintf("read %s: %v", what, err))
-	}
-	return nil
-}
-
-// readDeleteOptions reads the options that Gantry follows. The others (dryRun
-// above all) must not be taken silently for what they are not.
-func readDeleteOptions(body []byte) (metav1.DeleteOptions, error) {
-	var known struct {
-		metav1.TypeMeta    `json:",inline"`
-		GracePeriodSeconds *int64                      `json:"gracePeriodSeconds"`
-		Preconditions      *metav1.Preconditions       `json:"preconditions"`
-		PropagationPolicy  *metav1.DeletionPropagation `json:"propagationPolicy"`
-	}
-	if err := decodeOptions(body, &known, "DeleteOptions"); err != nil {
-		return metav1.DeleteOptions{}, err
-	}
-	opts := metav1.DeleteOptions{
-		GracePeriodSeconds: known.GracePeriodSeconds, Preconditions: known.Preconditions, PropagationPolicy: known.PropagationPolicy,
-	}
-	if errs := metavalidation.ValidateDeleteOptions(&opts); len(errs) > 0 {
-		return opts, apierrors.NewInvalid(schema.GroupKind{Kind: "DeleteOptions"}, "", errs)
-	}
-	return opts, nil
-}
-
-func (a *Admission) delete(ctx context.Context, kind schemas.Kind, call schemas.Call, body []byte) (reply, error) {
 	opts, err := readDeleteOptions(body)
 	if err != nil {
 		return reply{}, err
 	}
-	if err := mayDelete(kind, call.Name); err != nil {
+	w, err := write{kind: kind, call: call}.withID(header)
+	if err != nil {
 		return reply{}, err
 	}
-	for try := range attempts {
-		old, err := a.current(kind, call.Namespace, call.Name)
-		if err != nil {
-			return reply{}, err
-		}
-		if err := preconditions(kind, old, opts.Preconditions); err != nil {
-			return reply{}, err
-		}
-		r, err := a.deleteOnce(ctx, kind, old, opts)
-		if !errors.Is(err, bus.ErrConflict) {
-			return r, err
-		}
-		if err := pause(ctx, try); err != nil {
-			return reply{}, err
-		}
+	return a.deleteWith(ctx, w, opts)
+}
+
+// deleteWith deletes one object.
+func (a *Admission) deleteWith(ctx context.Context, w write, opts metav1.DeleteOptions) (reply, error) {
+	w.dryRun = w.dryRun || len(opts.DryRun) > 0
+	if err := mayDelete(w.kind, w.call.Name); err != nil {
+		return reply{}, err
 	}
-	return reply{}, conflict(kind, call.Name, nil)
+	return a.once(ctx, w, func() (reply, error) {
+		for try := range attempts {
+			old, err := a.current(w.kind, w.call.Namespace, w.call.Name)
+			if r, found, lookErr := a.repeated(ctx, w, false); found || lookErr != nil {
+				return r, lookErr
+			}
+			if err != nil {
+				return reply{}, err
+			}
+			if err := preconditions(w.kind, old, opts.Preconditions); err != nil {
+				return reply{}, err
+			}
+			stored, deleted, err := a.deleteOnce(ctx, w, old, opts)
+			if errors.Is(err, bus.ErrConflict) {
+				if err := pause(ctx, try); err != nil {
+					return reply{}, err
+				}
+				continue
+			}
+			if err != nil {
+				return reply{}, err
+			}
+			return w.reply(stored, deleted)
+		}
+		return reply{}, conflict(w.kind, w.call.Name, a.store.View().Get(w.kind.Resource, w.call.Namespace, w.call.Name))
+	})
 }
 
 // mayDelete refuses what must stay, and what Gantry would write again at once.
@@ -109,32 +91,25 @@ func preconditions(kind schemas.Kind, o schemas.Object, p *metav1.Preconditions)
 	return nil
 }
 
-// deleteOnce marks or removes one reading of the object. The error wraps
-// bus.ErrConflict where it is no longer what is stored.
-func (a *Admission) deleteOnce(ctx context.Context, kind schemas.Kind, old schemas.Object, opts metav1.DeleteOptions) (reply, error) {
+// deleteOnce marks or removes one reading of the object, and returns it as it
+// is now, or was last. The error wraps bus.ErrConflict where it is no longer
+// what is stored.
+func (a *Admission) deleteOnce(ctx context.Context, w write, old schemas.Object, opts metav1.DeleteOptions) (o schemas.Object, deleted bool, err error) {
 	marked, remove := lifecycle.MarkDeleted(old, opts, a.now())
-	if !remove {
-		stored := old
-		if marked != old {
-			var err error
-			if stored, err = a.store.Update(ctx, marked); err != nil {
-				if errors.Is(err, bus.ErrConflict) {
-					return reply{}, err
-				}
-				return reply{}, storeError(err, kind, old.GetName(), old)
-			}
+	if remove {
+		if w.dryRun {
+			return old, true, nil
 		}
-		body, err := json.Marshal(stored)
-		return reply{body: body}, err
+		return old, true, a.remove(w.context(ctx, ""), w.kind, old)
 	}
-	if err := a.remove(ctx, kind, old); err != nil {
-		return reply{}, err
+	if marked == old || w.dryRun {
+		return marked, false, nil
 	}
-	body, err := json.Marshal(metav1.Status{
-		TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusSuccess,
-		Details: &metav1.StatusDetails{Name: old.GetName(), Group: kind.GVK.Group, Kind: kind.Resource, UID: old.GetUID()},
-	})
-	return reply{body: body}, err
+	stored, err := a.store.Update(w.context(ctx, ""), marked)
+	if err != nil && !errors.Is(err, bus.ErrConflict) {
+		err = storeError(err, w.kind, old.GetName(), old)
+	}
+	return stored, false, err
 }
 
 // remove takes an object out of the store, and gives back what it held.

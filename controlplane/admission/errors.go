@@ -53,7 +53,8 @@ func statusOf(err error) *metav1.Status {
 	}
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
-		known = apierrors.NewTimeoutError("the store did not answer in time, and whether the write took place is not known; ask again: "+err.Error(), 1)
+		known = apierrors.NewTimeoutError("the store did not answer in time: a write may have taken place or not. "+
+			"To repeat it is safe under the same "+schemas.HeaderRequest+" header: then it happens once. "+err.Error(), 1)
 	case errors.Is(err, context.Canceled):
 		known = apierrors.NewServiceUnavailable("the server is stopping; ask again: " + err.Error())
 	default:
@@ -87,13 +88,26 @@ func storeError(err error, kind schemas.Kind, name string, current schemas.Objec
 	return err
 }
 
+// conflict refuses a write because another came first. current is what is
+// stored now, nil where that is not known.
 func conflict(kind schemas.Kind, name string, current schemas.Object) error {
 	why := "the object has been modified"
 	if current != nil {
 		why = fmt.Sprintf("the object has been modified and is now at resourceVersion %s", current.GetResourceVersion())
 	}
-	return apierrors.NewConflict(groupResource(kind), name, errors.New(why+"; please apply your changes to the latest version and try again"))
+	err := apierrors.NewConflict(groupResource(kind), name, errors.New(why+"; please apply your changes to the latest version and try again"))
+	if current != nil {
+		err.ErrStatus.Details.UID = current.GetUID()
+		err.ErrStatus.Details.Causes = []metav1.StatusCause{{
+			Type: causeCurrentRevision, Field: "metadata.resourceVersion", Message: current.GetResourceVersion(),
+		}}
+	}
+	return err
 }
+
+// causeCurrentRevision is the cause of a conflict whose message is the
+// resourceVersion that is stored.
+const causeCurrentRevision metav1.CauseType = "CurrentResourceVersion"
 
 func tooLarge(kind schemas.Kind, name, why string) error {
 	err := apierrors.NewRequestEntityTooLargeError(fmt.Sprintf(

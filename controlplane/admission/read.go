@@ -1,8 +1,10 @@
 package admission
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"sort"
 	"strconv"
@@ -21,13 +23,48 @@ import (
 // size of 1 MiB. A single object may take all of it.
 const maxReply = schemas.MaxObjectBytes
 
-func (a *Admission) get(kind schemas.Kind, call schemas.Call) (reply, error) {
+func (a *Admission) get(ctx context.Context, kind schemas.Kind, call schemas.Call, body []byte) (reply, error) {
+	if len(body) > 0 {
+		if err := a.reachGet(ctx, kind, body); err != nil {
+			return reply{}, err
+		}
+	}
 	o, err := a.current(kind, call.Namespace, call.Name)
 	if err != nil {
 		return reply{}, err
 	}
-	body, err := a.encoded.of(o)
-	return reply{body: body}, err
+	data, err := a.encoded.of(o)
+	return reply{body: data}, err
+}
+
+// reachGet follows the options of a get: with a resourceVersion the answer is
+// not older than it.
+func (a *Admission) reachGet(ctx context.Context, kind schemas.Kind, body []byte) error {
+	var opts metav1.GetOptions
+	if err := decodeOptions(body, &opts, "GetOptions"); err != nil {
+		return err
+	}
+	_, err := a.reach(ctx, kind, opts.ResourceVersion)
+	return err
+}
+
+// reach reads a resourceVersion and waits until the view has come to it; it
+// returns 0 where none is said.
+func (a *Admission) reach(ctx context.Context, kind schemas.Kind, version string) (uint64, error) {
+	if version == "" || version == "0" {
+		return 0, nil
+	}
+	revision, err := strconv.ParseUint(version, 10, 64)
+	if err != nil {
+		return 0, apierrors.NewBadRequest(fmt.Sprintf("resourceVersion: invalid resource version %q", version))
+	}
+	err = a.store.Reach(ctx, kind.Resource, revision)
+	if errors.Is(err, bus.ErrTooOld) {
+		timeout := apierrors.NewTimeoutError(fmt.Sprintf("Too large resource version: %d, current: %d", revision, bus.RevisionOf(a.store.View(), kind.Resource)), 1)
+		timeout.ErrStatus.Details.Causes = []metav1.StatusCause{{Type: metav1.CauseTypeResourceVersionTooLarge, Message: "Too large resource version"}}
+		return 0, timeout
+	}
+	return revision, err
 }
 
 // selection is which objects a list or watch is about.
@@ -37,14 +74,29 @@ type selection struct {
 	fields    fields.Selector
 }
 
+const (
+	// maxSelector bounds a selector in bytes, maxRequirements its terms: each
+	// object of a list is held against all of them.
+	maxSelector     = 16 << 10
+	maxRequirements = 256
+)
+
 func selectionOf(kind schemas.Kind, call schemas.Call, opts *metav1.ListOptions) (selection, error) {
 	s := selection{namespace: call.Namespace}
 	var err error
+	for name, text := range map[string]string{"labelSelector": opts.LabelSelector, "fieldSelector": opts.FieldSelector} {
+		if len(text) > maxSelector {
+			return s, apierrors.NewBadRequest(fmt.Sprintf("%s: it has %d bytes, more than the limit of %d", name, len(text), maxSelector))
+		}
+	}
 	if s.labels, err = labels.Parse(opts.LabelSelector); err != nil {
 		return s, apierrors.NewBadRequest(fmt.Sprintf("labelSelector %q: %v", opts.LabelSelector, err))
 	}
 	if s.fields, err = fields.ParseSelector(opts.FieldSelector); err != nil {
 		return s, apierrors.NewBadRequest(fmt.Sprintf("fieldSelector %q: %v", opts.FieldSelector, err))
+	}
+	if terms, _ := s.labels.Requirements(); max(len(terms), len(s.fields.Requirements())) > maxRequirements {
+		return s, apierrors.NewBadRequest(fmt.Sprintf("a selector may have %d terms", maxRequirements))
 	}
 	known := fieldsOf(kind.New())
 	for _, r := range s.fields.Requirements() {
@@ -116,6 +168,7 @@ type listReply struct {
 	APIVersion string          `json:"apiVersion"`
 	Metadata   metav1.ListMeta `json:"metadata"`
 	items      [][]byte
+	revision   uint64 // that a continue token carries on
 }
 
 // encode puts the items into their place as they are: the encoder would read
@@ -141,9 +194,9 @@ func (l listReply) encode() ([]byte, error) {
 }
 
 // position is a continue token: where the next page begins, and the revision
-// of the first page. Nothing of it is kept here: a page is of the state when it
-// is read, and a watch from the first page's revision repeats what changed
-// between pages, so a list followed by a watch misses nothing.
+// of the first page. Nothing of it is kept here. A page is of that revision as
+// long as the changes since are remembered, and refused as expired afterwards,
+// so the pages of a list are one moment's, and a watch from it misses nothing.
 type position struct {
 	Revision  uint64 `json:"rv"`
 	Namespace string `json:"ns,omitempty"`
@@ -167,32 +220,20 @@ func readToken(token string) (position, error) {
 	return p, nil
 }
 
-func (a *Admission) list(kind schemas.Kind, call schemas.Call, body []byte) (reply, error) {
-	var opts metav1.ListOptions
-	if err := decodeOptions(body, &opts, "ListOptions"); err != nil {
+func (a *Admission) list(ctx context.Context, kind schemas.Kind, call schemas.Call, body []byte) (reply, error) {
+	opts, err := readListOptions(body, call.Verb)
+	if err != nil {
 		return reply{}, err
 	}
 	sel, err := selectionOf(kind, call, &opts)
 	if err != nil {
 		return reply{}, err
 	}
-	view := a.store.View()
-	// Read before the objects: what comes in between is told again by a watch.
-	start := position{Revision: bus.RevisionOf(view, kind.Resource)}
-	all := view.List(kind.Resource, call.Namespace)
-	if opts.Continue != "" {
-		if start, err = readToken(opts.Continue); err != nil {
-			return reply{}, err
-		}
-		all = all[sort.Search(len(all), func(i int) bool {
-			ns, name := all[i].GetNamespace(), all[i].GetName()
-			return ns > start.Namespace || ns == start.Namespace && name >= start.Name
-		}):]
+	all, revision, err := a.listed(ctx, kind, call, opts)
+	if err != nil {
+		return reply{}, err
 	}
-	out := listReply{
-		Kind: kind.GVK.Kind + "List", APIVersion: kind.GVK.GroupVersion().String(),
-		Metadata: metav1.ListMeta{ResourceVersion: strconv.FormatUint(start.Revision, 10)},
-	}
+	out := newList(kind, revision)
 	size := 0
 	for i, o := range all {
 		if !sel.matches(o) {
@@ -204,8 +245,7 @@ func (a *Admission) list(kind schemas.Kind, call schemas.Call, body []byte) (rep
 		}
 		full := opts.Limit > 0 && int64(len(out.items)) == opts.Limit
 		if full || len(out.items) > 0 && size+len(item) > maxReply {
-			next := position{Revision: start.Revision, Namespace: o.GetNamespace(), Name: o.GetName()}
-			if out.Metadata.Continue, err = next.token(); err != nil {
+			if err := out.goOn(o); err != nil {
 				return reply{}, err
 			}
 			if sel.labels.Empty() && sel.fields.Empty() {
@@ -219,4 +259,34 @@ func (a *Admission) list(kind schemas.Kind, call schemas.Call, body []byte) (rep
 	}
 	data, err := out.encode()
 	return reply{body: data}, err
+}
+
+// listed is what a list is about before it selects, at the revision that the
+// options ask for.
+func (a *Admission) listed(ctx context.Context, kind schemas.Kind, call schemas.Call, opts metav1.ListOptions) ([]schemas.Object, uint64, error) {
+	exact := opts.ResourceVersionMatch == metav1.ResourceVersionMatchExact ||
+		opts.ResourceVersionMatch == "" && opts.Limit > 0 && opts.ResourceVersion != "" && opts.ResourceVersion != "0"
+	var from position
+	revision, err := a.reach(ctx, kind, opts.ResourceVersion)
+	if err != nil {
+		return nil, 0, err
+	}
+	if opts.Continue != "" {
+		if from, err = readToken(opts.Continue); err != nil {
+			return nil, 0, err
+		}
+		// Another server's first page may be newer than what we have.
+		if revision, err = a.reach(ctx, kind, strconv.FormatUint(from.Revision, 10)); err != nil {
+			return nil, 0, err
+		}
+		exact = true
+	}
+	if !exact {
+		revision = bus.RevisionOf(a.store.View(), kind.Resource)
+	}
+	all, err := a.store.ListAt(kind.Resource, call.Namespace, revision)
+	if errors.Is(err, bus.ErrTooOld) {
+		return nil, 0, expired(revision, err)
+	}
+	return after(all, from), revision, err
 }

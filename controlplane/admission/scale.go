@@ -9,7 +9,7 @@ import (
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	kjson "sigs.k8s.io/json"
 
@@ -18,89 +18,113 @@ import (
 
 // scale serves the subresource by which the number of replicas is read and
 // set without the rest of the object, as autoscaling/v1 Scale.
-func (a *Admission) scale(ctx context.Context, kind schemas.Kind, call schemas.Call, body []byte) (reply, error) {
-	if kind.Resource != schemas.Deployments && kind.Resource != schemas.ReplicaSets {
-		return reply{}, apierrors.NewBadRequest(fmt.Sprintf("%s cannot be scaled", kind.Resource))
+func (a *Admission) scale(ctx context.Context, kind schemas.Kind, call schemas.Call, header map[string][]string, body []byte) (reply, error) {
+	if replicasOf(kind.New()) == nil {
+		return reply{}, noSubresource(kind, call)
 	}
-	if call.Name == "" || call.Namespace == "" {
-		return reply{}, apierrors.NewBadRequest("scale: the subject names no object")
+	if err := verbOf(kind, call, schemas.VerbGet, schemas.VerbUpdate, schemas.VerbPatch); err != nil {
+		return reply{}, err
 	}
-	switch call.Verb {
-	case schemas.VerbGet:
+	if err := single(kind, call); err != nil {
+		return reply{}, err
+	}
+	if call.Verb == schemas.VerbGet {
+		if err := a.reachGet(ctx, kind, body); err != nil {
+			return reply{}, err
+		}
 		o, err := a.current(kind, call.Namespace, call.Name)
 		if err != nil {
 			return reply{}, err
 		}
-		data, err := json.Marshal(scaleOf(o))
-		return reply{body: data}, err
-	case schemas.VerbUpdate, schemas.VerbPatch:
-	default:
-		return reply{}, apierrors.NewBadRequest(fmt.Sprintf("scale has no verb %q; there are get, update and patch", call.Verb))
+		return scaleReply(o, false)
 	}
-	patch, version, err := readPatch(body)
+	if err := systemOnly(kind, call.Verb, call.Name); err != nil {
+		return reply{}, err
+	}
+	var p patch
+	if call.Verb == schemas.VerbPatch {
+		var err error
+		if p, err = readPatch(header, body); err != nil {
+			return reply{}, err
+		}
+	} else if len(body) > schemas.MaxObjectBytes {
+		return reply{}, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("the Scale has %d bytes, more than the limit of %d", len(body), schemas.MaxObjectBytes))
+	}
+	w, err := readWrite(kind, call, header, p.kind)
 	if err != nil {
 		return reply{}, err
 	}
-	var result *autoscalingv1.Scale
-	r, err := a.modify(ctx, kind, call, version, func(old schemas.Object) (schemas.Object, error) {
-		asked, err := askedScale(old, patch, call.Verb == schemas.VerbUpdate)
+	w.answer = scaleReply
+	if p.kind == types.ApplyPatchType {
+		return a.applyScale(ctx, w, body)
+	}
+	return a.modify(ctx, w, specRules, func(old schemas.Object) (schemas.Object, error) {
+		asked := body
+		if call.Verb == schemas.VerbPatch {
+			doc, err := json.Marshal(scaleOf(old))
+			if err != nil {
+				return nil, fmt.Errorf("encode scale: %w", err)
+			}
+			if asked, err = p.apply(ctx, doc, &autoscalingv1.Scale{}); err != nil {
+				return nil, err
+			}
+		}
+		s, err := readScale(asked, old)
 		if err != nil {
 			return nil, err
 		}
 		updated := old.DeepCopyObject().(schemas.Object)
-		switch o := updated.(type) {
-		case *appsv1.Deployment:
-			o.Spec.Replicas = &asked.Spec.Replicas
-		case *appsv1.ReplicaSet:
-			o.Spec.Replicas = &asked.Spec.Replicas
-		}
-		result = asked
+		*replicasOf(updated) = &s.Spec.Replicas
+		updated.SetResourceVersion(s.ResourceVersion)
 		return updated, nil
 	})
-	if err != nil {
-		return reply{}, err
-	}
-	stored, err := schemas.Decode(r.body)
-	if err != nil {
-		return reply{}, fmt.Errorf("read scaled %s: %w", kind.Singular, err)
-	}
-	now := scaleOf(stored)
-	now.Spec = result.Spec
-	r.body, err = json.Marshal(now)
-	return r, err
 }
 
-// askedScale is the Scale that a caller wants: the present one with the patch
-// merged in, or the patch alone.
-func askedScale(old schemas.Object, patch map[string]any, whole bool) (*autoscalingv1.Scale, error) {
-	doc := any(patch)
-	if !whole {
-		data, err := json.Marshal(scaleOf(old))
-		if err != nil {
-			return nil, fmt.Errorf("encode scale: %w", err)
-		}
-		var present map[string]any
-		if err := kjson.UnmarshalCaseSensitivePreserveInts(data, &present); err != nil {
-			return nil, fmt.Errorf("decode scale: %w", err)
-		}
-		doc = mergePatch(present, patch)
+// replicasOf is where an object keeps how many replicas are asked for, nil
+// where its kind cannot be scaled.
+func replicasOf(o schemas.Object) **int32 {
+	switch o := o.(type) {
+	case *appsv1.Deployment:
+		return &o.Spec.Replicas
+	case *appsv1.ReplicaSet:
+		return &o.Spec.Replicas
 	}
-	data, err := json.Marshal(doc)
-	if err != nil {
-		return nil, fmt.Errorf("encode scale: %w", err)
-	}
+	return nil
+}
+
+func scaleReply(o schemas.Object, _ bool) (reply, error) {
+	data, err := json.Marshal(scaleOf(o))
+	return reply{body: data}, err
+}
+
+// readScale reads the Scale that a caller wants of an object.
+func readScale(data []byte, old schemas.Object) (*autoscalingv1.Scale, error) {
 	var s autoscalingv1.Scale
 	if err := decodeOptions(data, &s, "Scale"); err != nil {
 		return nil, err
 	}
-	if spec, ok := doc.(map[string]any)["spec"].(map[string]any); !ok || spec["replicas"] == nil {
-		return nil, apierrors.NewBadRequest("read Scale: spec.replicas: required")
+	invalid := func(err *field.Error) error {
+		return apierrors.NewInvalid(autoscalingv1.SchemeGroupVersion.WithKind("Scale").GroupKind(), old.GetName(), field.ErrorList{err})
 	}
-	if s.Spec.Replicas < 0 {
-		return nil, apierrors.NewInvalid(schema.GroupKind{Group: "autoscaling", Kind: "Scale"}, old.GetName(), field.ErrorList{
-			field.Invalid(field.NewPath("spec", "replicas"), s.Spec.Replicas, "must be greater than or equal to 0")})
+	at := field.NewPath("spec", "replicas")
+	var said struct {
+		Spec struct {
+			Replicas *int32 `json:"replicas"`
+		} `json:"spec"`
 	}
-	return &s, nil
+	// Zero and nothing are not the same here: one ends every pod.
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(data, &said); err != nil || said.Spec.Replicas == nil {
+		return nil, invalid(field.Required(at, ""))
+	}
+	switch {
+	case s.Spec.Replicas < 0:
+		return nil, invalid(field.Invalid(at, s.Spec.Replicas, "must be greater than or equal to 0"))
+	case s.Kind != "" && s.Kind != "Scale" || s.APIVersion != "" && s.APIVersion != autoscalingv1.SchemeGroupVersion.String():
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("read Scale: want kind Scale of %s, got %s of %s", autoscalingv1.SchemeGroupVersion, s.Kind, s.APIVersion))
+	case s.Name != "" && s.Name != old.GetName() || s.Namespace != "" && s.Namespace != old.GetNamespace():
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("read Scale: it is of %s/%s, but the subject names %s/%s", s.Namespace, s.Name, old.GetNamespace(), old.GetName()))
+	}
+	return &s, sameUID(schemas.KindOf(old), &s.ObjectMeta, old)
 }
 
 func scaleOf(o schemas.Object) *autoscalingv1.Scale {

@@ -27,16 +27,29 @@ const (
 )
 
 func (a *Admission) watch(ctx context.Context, kind schemas.Kind, call schemas.Call, body []byte) (reply, error) {
-	var opts metav1.ListOptions
-	if err := decodeOptions(body, &opts, "ListOptions"); err != nil {
+	opts, err := readListOptions(body, call.Verb)
+	if err != nil {
 		return reply{}, err
 	}
 	sel, err := selectionOf(kind, call, &opts)
 	if err != nil {
 		return reply{}, err
 	}
-	if opts.ResourceVersion == "" || opts.ResourceVersion == "0" {
-		return a.present(kind, call, sel)
+	out := watchReply{encoded: &a.encoded, kind: kind, bookmarks: opts.AllowWatchBookmarks}
+	initial := opts.SendInitialEvents != nil && *opts.SendInitialEvents
+	begins := opts.ResourceVersion == "" || opts.ResourceVersion == "0"
+	switch {
+	case initial:
+		if _, err := a.reach(ctx, kind, opts.ResourceVersion); err != nil {
+			return reply{}, err
+		}
+		return a.present(kind, call, sel, out, true)
+	case begins && opts.SendInitialEvents != nil:
+		// Not the beginning but what comes after it.
+		out.revision = bus.RevisionOf(a.store.View(), kind.Resource)
+		return out.reply(), nil
+	case begins:
+		return a.present(kind, call, sel, out, false)
 	}
 	since, err := strconv.ParseUint(opts.ResourceVersion, 10, 64)
 	if err != nil {
@@ -44,19 +57,25 @@ func (a *Admission) watch(ctx context.Context, kind schemas.Kind, call schemas.C
 	}
 	wait := defaultWatchWait
 	if s := opts.TimeoutSeconds; s != nil {
-		if *s < 0 {
-			return reply{}, apierrors.NewBadRequest("timeoutSeconds: must not be negative")
-		}
 		wait = min(time.Duration(*s)*time.Second, longestWatchWait)
 	}
-	return a.changes(ctx, kind, sel, since, wait)
+	return a.changes(ctx, kind, sel, since, wait, out)
 }
 
-// present answers a watch without a revision: what there is now.
-func (a *Admission) present(kind schemas.Kind, call schemas.Call, sel selection) (reply, error) {
-	view := a.store.View()
-	out := watchReply{encoded: &a.encoded, revision: bus.RevisionOf(view, kind.Resource)}
-	for _, o := range view.List(kind.Resource, call.Namespace) {
+// present answers a watch without a revision: what there is now. With end a
+// bookmark says that this was all.
+func (a *Admission) present(kind schemas.Kind, call schemas.Call, sel selection, out watchReply, end bool) (reply, error) {
+	out.revision = bus.RevisionOf(a.store.View(), kind.Resource)
+	// As of that revision: what came since is the next answer's, and would be
+	// told twice.
+	all, err := a.store.ListAt(kind.Resource, call.Namespace, out.revision)
+	if errors.Is(err, bus.ErrTooOld) {
+		return reply{}, expired(out.revision, err)
+	}
+	if err != nil {
+		return reply{}, fmt.Errorf("watch %s: %w", kind.Resource, err)
+	}
+	for _, o := range all {
 		if !sel.matches(o) {
 			continue
 		}
@@ -65,14 +84,14 @@ func (a *Admission) present(kind schemas.Kind, call schemas.Call, sel selection)
 				"the %s that match do not fit into one answer: list them page by page, then watch from the list's resourceVersion", kind.Resource))
 		}
 	}
+	out.initial = end
 	return out.reply(), nil
 }
 
 // changes waits until something happens to what is selected, or time is up.
-func (a *Admission) changes(ctx context.Context, kind schemas.Kind, sel selection, since uint64, wait time.Duration) (reply, error) {
+func (a *Admission) changes(ctx context.Context, kind schemas.Kind, sel selection, since uint64, wait time.Duration, out watchReply) (reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	out := watchReply{encoded: &a.encoded}
 	for {
 		batch, reached, err := a.store.ChangesSince(ctx, kind.Resource, since, watchBatch)
 		switch {
@@ -131,8 +150,14 @@ func (s selection) event(c bus.Change) (watch.EventType, schemas.Object) {
 // already.
 type watchReply struct {
 	encoded  *encoded
+	kind     schemas.Kind
 	events   []byte // the elements of Items, with commas between
 	revision uint64
+	last     string // resourceVersion of the last event
+	// bookmarks says that the caller wants to be told of revisions at which
+	// nothing happened that it sees.
+	bookmarks bool
+	initial   bool // these were the events with which a watch begins
 }
 
 // add says whether the event still fits.
@@ -155,11 +180,29 @@ func (w *watchReply) add(event watch.EventType, o schemas.Object) bool {
 	}
 	w.events = fmt.Appendf(w.events, `{"type":%q,"object":`, string(event))
 	w.events = append(append(w.events, data...), '}')
+	w.last = o.GetResourceVersion()
 	return true
 }
 
 func (w *watchReply) reply() reply {
+	revision := strconv.FormatUint(w.revision, 10)
+	if w.bookmarks && (w.initial || w.last != revision) {
+		w.bookmark(revision)
+	}
 	body := append(make([]byte, 0, len(w.events)+64), `{"items":[`...)
 	body = append(body, w.events...)
-	return reply{body: fmt.Appendf(body, `],"resourceVersion":"%d"}`, w.revision)}
+	return reply{body: fmt.Appendf(body, `],"resourceVersion":"%s"}`, revision)}
+}
+
+// bookmark ends the events with one that carries nothing but the revision.
+func (w *watchReply) bookmark(revision string) {
+	if len(w.events) > 0 {
+		w.events = append(w.events, ',')
+	}
+	annotations := ""
+	if w.initial {
+		annotations = fmt.Sprintf(`,"annotations":{%q:"true"}`, metav1.InitialEventsAnnotationKey)
+	}
+	w.events = fmt.Appendf(w.events, `{"type":%q,"object":{"kind":%q,"apiVersion":%q,"metadata":{"resourceVersion":%q%s}}}`,
+		string(watch.Bookmark), w.kind.GVK.Kind, w.kind.GVK.GroupVersion().String(), revision, annotations)
 }

@@ -4,6 +4,7 @@
 package lifecycle
 
 import (
+	"reflect"
 	"slices"
 	"time"
 
@@ -21,7 +22,6 @@ import (
 func PrepareCreate(o schemas.Object) {
 	schemas.Default(o)
 	o.SetSelfLink("")
-	o.SetManagedFields(nil)
 	o.SetDeletionTimestamp(nil)
 	o.SetDeletionGracePeriodSeconds(nil)
 	o.SetGeneration(0)
@@ -50,7 +50,6 @@ func PrepareCreate(o schemas.Object) {
 func PrepareUpdate(updated, old schemas.Object) {
 	schemas.Default(updated)
 	updated.SetSelfLink("")
-	updated.SetManagedFields(nil)
 	updated.SetUID(old.GetUID())
 	updated.SetCreationTimestamp(old.GetCreationTimestamp())
 	updated.SetDeletionTimestamp(old.GetDeletionTimestamp())
@@ -82,6 +81,21 @@ func PrepareUpdate(updated, old schemas.Object) {
 	if !same {
 		updated.SetGeneration(old.GetGeneration() + 1)
 	}
+}
+
+// PrepareStatusUpdate keeps in updated everything of old but the status, which
+// is what a writer of the status may change. It changes updated in place. Kinds
+// without a status it turns into old.
+func PrepareStatusUpdate(updated, old schemas.Object) {
+	n := reflect.ValueOf(updated).Elem()
+	status := n.FieldByName("Status")
+	rest := reflect.ValueOf(old.DeepCopyObject()).Elem()
+	managed := updated.GetManagedFields()
+	if status.IsValid() {
+		rest.FieldByName("Status").Set(status)
+	}
+	n.Set(rest)
+	updated.SetManagedFields(managed)
 }
 
 // MarkDeleted says what a delete makes of an object. With remove, it goes from

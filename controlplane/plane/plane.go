@@ -33,7 +33,10 @@ type Options struct {
 	StateDir string
 	// Listen is host:port; port 0 takes a free one.
 	Listen string
-	Names  schemas.Names
+	// Websocket and WebsocketOrigins are those of bus.ServerOptions.
+	Websocket        string
+	WebsocketOrigins []string
+	Names            schemas.Names
 	// Nodes get an account and a credentials file.
 	Nodes []string
 	// PodCIDR and ServiceCIDR hold for a new cluster; an old one keeps its own.
@@ -54,7 +57,7 @@ type Plane struct {
 	lock    *os.File
 	server  *bus.Server
 	conn    *bus.Conn
-	store   bus.Store
+	store   bus.History
 	claims  *reconcile.Claims
 
 	admission *admission.Admission
@@ -74,7 +77,8 @@ type Plane struct {
 }
 
 // Start brings a control plane up and returns when it serves: the bus first,
-// then everything that is stored, then the API, then what nodes are told. The context bounds the start alone. On an error nothing is left running.
+// then everything that is stored, then the API, then what nodes are told. The
+// context bounds the start alone. On an error nothing is left running.
 func Start(ctx context.Context, o Options) (_ *Plane, err error) {
 	p := &Plane{options: o, log: o.Log, claims: &reconcile.Claims{}, failed: make(chan error, 1)}
 	defer func() {
@@ -140,7 +144,8 @@ func (o Options) check() error {
 func (p *Plane) openBus(ctx context.Context) (err error) {
 	o := p.options
 	p.server, err = bus.StartServer(ctx, bus.ServerOptions{
-		StateDir: filepath.Join(o.StateDir, "bus"), Listen: o.Listen, Names: o.Names, Nodes: o.Nodes,
+		StateDir: filepath.Join(o.StateDir, "bus"), Listen: o.Listen,
+		Websocket: o.Websocket, WebsocketOrigins: o.WebsocketOrigins, Names: o.Names, Nodes: o.Nodes,
 		TLSCert: o.TLSCert, TLSKey: o.TLSKey, TLSCA: o.TLSCert, Log: p.role("bus"),
 	})
 	if err != nil {
