@@ -93,7 +93,7 @@ func (a *app) getContextsCommand() *cobra.Command {
 			return a.writeTable(printers.NewTablePrinter(printers.PrintOptions{NoHeaders: a.show.noHeaders}), t)
 		},
 	}
-	c.Flags().StringVarP(&output, "output", "o", "", "name: names only")
+	c.Flags().StringVarP(&output, "output", "o", "", "one of: name")
 	c.Flags().BoolVar(&a.show.noHeaders, "no-headers", false, "no line with the columns' names")
 	return c
 }

@@ -51,7 +51,7 @@ program knows the fields itself and asks no server.`,
 		},
 	}
 	c.Flags().BoolVar(&recursive, "recursive", false, "the fields of fields, too, without their texts")
-	c.Flags().StringVarP(&output, "output", "o", "plaintext", "plaintext or json")
+	c.Flags().StringVarP(&output, "output", "o", "plaintext", "one of: plaintext, json")
 	c.Flags().StringVar(&version, "api-version", "", "only if the kind is of this version, such as apps/v1")
 	return c
 }

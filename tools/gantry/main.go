@@ -118,6 +118,7 @@ func (a *app) command() *cobra.Command {
 		a.configCommand(), a.whoamiCommand(), a.explainCommand(),
 	)
 	root.AddCommand(a.writingCommands()...)
+	a.complete(root)
 	return root
 }
 
