@@ -115,9 +115,10 @@ func (a *app) command() *cobra.Command {
 	root.AddCommand(
 		a.getCommand(), a.describeCommand(), a.logsCommand(),
 		a.eventsCommand(), a.imageCommand(), a.waitCommand(), a.kindsCommand(), a.versionCommand(),
-		a.configCommand(), a.whoamiCommand(), a.explainCommand(),
+		a.configCommand(), a.whoamiCommand(), a.explainCommand(), a.apiVersionsCommand(),
 	)
 	root.AddCommand(a.writingCommands()...)
+	root.AddCommand(a.sessionCommands()...)
 	a.complete(root)
 	return root
 }
