@@ -168,7 +168,7 @@ func (a *app) topNodes(ctx context.Context, o topOptions, items []json.RawMessag
 			lines = append(lines, used{name: name, node: n})
 		}
 	}
-	return lines, &metav1.Table{ColumnDefinitions: columns("Name", "CPU(cores)", "CPU(%)", "Memory(bytes)", "Memory(%)")}, nil
+	return lines, &metav1.Table{ColumnDefinitions: headings("Name", "CPU(cores)", "CPU(%)", "Memory(bytes)", "Memory(%)")}, nil
 }
 
 func (a *app) topPods(_ context.Context, o topOptions, items []json.RawMessage) ([]used, *metav1.Table, error) {
@@ -198,10 +198,10 @@ func (a *app) topPods(_ context.Context, o topOptions, items []json.RawMessage) 
 	if o.containers {
 		names = append(names, "Pod")
 	}
-	return lines, &metav1.Table{ColumnDefinitions: columns(append(names, "Name", "CPU(cores)", "Memory(bytes)")...)}, nil
+	return lines, &metav1.Table{ColumnDefinitions: headings(append(names, "Name", "CPU(cores)", "Memory(bytes)")...)}, nil
 }
 
-func columns(names ...string) []metav1.TableColumnDefinition {
+func headings(names ...string) []metav1.TableColumnDefinition {
 	var out []metav1.TableColumnDefinition
 	for _, n := range names {
 		out = append(out, metav1.TableColumnDefinition{Name: n})
