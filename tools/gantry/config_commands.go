@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,7 +12,6 @@ import (
 
 	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/cli-runtime/pkg/printers"
 
 	"gantry.dev/bus"
@@ -368,15 +366,7 @@ func (a *app) viewConfigCommand() *cobra.Command {
 				c = c.redacted()
 			}
 			c.APIVersion, c.Kind = configVersion, configKind
-			data, err := json.Marshal(c)
-			if err != nil {
-				return err
-			}
-			o := &unstructured.Unstructured{}
-			if err := json.Unmarshal(data, &o.Object); err != nil {
-				return err
-			}
-			return show.inner.PrintObj(o, a.out)
+			return a.showValue(show, c)
 		},
 	}
 	a.outputFlags(c, &output)

@@ -192,6 +192,20 @@ func (p *printer) event(w io.Writer, what string, k schemas.Kind, raw []byte) er
 	return p.inner.PrintObj(&unstructured.Unstructured{Object: map[string]any{"type": what, "object": o.Object}}, w)
 }
 
+// showValue writes something that is no object of the API, but has an
+// apiVersion and a kind as printers want it.
+func (a *app) showValue(p *printer, v any) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	o, err := loose(data)
+	if err != nil {
+		return err
+	}
+	return p.inner.PrintObj(o, a.out)
+}
+
 func (p *printer) read(raw []byte) (*unstructured.Unstructured, error) {
 	o, err := loose(raw)
 	if err == nil && p.bare {
