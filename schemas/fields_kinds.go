@@ -109,7 +109,14 @@ var fieldRules = map[string]func() []FieldRule{
 		return join(objectRules(), yes("provisioner", "parameters", "reclaimPolicy", "mountOptions",
 			"allowVolumeExpansion", "volumeBindingMode", "allowedTopologies"))
 	},
-	Leases: func() []FieldRule { return join(objectRules(), yes("spec")) },
+	Leases: func() []FieldRule {
+		return join(objectRules(),
+			yes("spec.holderIdentity", "spec.leaseDurationSeconds", "spec.acquireTime", "spec.renewTime", "spec.leaseTransitions"),
+			[]FieldRule{
+				no("spec.strategy", "coordinated leader election is not built; Kubernetes has it switched off as well"),
+				no("spec.preferredHolder", "coordinated leader election is not built; Kubernetes has it switched off as well"),
+			})
+	},
 }
 
 func jobSpecAt(path string) []FieldRule {
