@@ -124,6 +124,9 @@ func (r *Runtime) adopt(ctx context.Context) error {
 			if err := r.adoptShim(ctx, p); err != nil {
 				return fmt.Errorf("adopt sandbox %s: %w", s.UID, err)
 			}
+			if err := r.closeInputs(s.UID); err != nil {
+				return fmt.Errorf("adopt sandbox %s: %w", s.UID, err)
+			}
 		default:
 			return fmt.Errorf("look for shim of %s: %w", s.UID, err)
 		}

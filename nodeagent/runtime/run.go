@@ -65,6 +65,9 @@ func (r *Runtime) order(p *pod, c Container) error {
 	if err := os.Mkdir(dir, 0o711); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
+	if err := makeInput(dir, c); err != nil {
+		return err
+	}
 	// Linked and not renamed into place: the first order stands.
 	tmp, err := os.CreateTemp(dir, "want-*")
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -90,6 +91,9 @@ func join(dir string, o want.Exec, life *os.File) (want.ExecResult, error) {
 	if o.TTY {
 		p.ConsoleSocket = os.NewFile(fdConsole, "console")
 		p.ConsoleWidth, p.ConsoleHeight = o.Columns, o.Rows
+		if !slices.ContainsFunc(p.Env, func(e string) bool { return strings.HasPrefix(e, "TERM=") }) {
+			p.Env = append(slices.Clip(p.Env), "TERM=xterm")
+		}
 		syscall.CloseOnExec(fdConsole)
 	}
 	if err := enterPod(st.InitProcessPid); err != nil {

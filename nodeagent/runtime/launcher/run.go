@@ -71,6 +71,10 @@ func run() error {
 		}
 		p.ExtraFiles = []*os.File{theirs}
 	}
+	if w.TTY {
+		p.ConsoleSocket = os.NewFile(fdRunConsole, "console")
+		unix.CloseOnExec(fdRunConsole)
+	}
 	c, err := libcontainer.Create(filepath.Join(dir, rundir.State), rundir.ContainerID, config)
 	if err != nil {
 		return fmt.Errorf("create container: %w", err)
@@ -101,6 +105,9 @@ func run() error {
 	}
 	return nil
 }
+
+// fdRunConsole is where the shim waits for the other end of the terminal.
+const fdRunConsole = 3
 
 // killed tells whether the process was ended by a signal, as it can be from the
 // moment on at which its number is written. It is not reaped.

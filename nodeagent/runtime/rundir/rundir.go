@@ -27,12 +27,23 @@ const (
 	State   = "state"   // libcontainer's
 	Root    = "rootfs"  // where the launcher mounts the overlay, in its own mount namespace
 	Dev     = "dev"     // where it prepares the container's /dev, likewise
+	Stdin   = "stdin"   // FIFO into the standard input, made before want; only where there is one
+	TTY     = "tty"     // made before want: the standard descriptors are a terminal
 	Message = "message" // bound to the container's termination message path
 	PID     = "pid"     // it executes
 	Exit    = "exit"    // it ended
 	Failing = "failing" // the launcher's word that it could not start it
 	Failed  = "failed"  // the same, once the launcher is gone and nobody writes here any more
 	Lost    = "lost"    // the shim died before it could see the end
+)
+
+// Files in the directory of a run by which the agent tells the shim, which it
+// wakes, how somebody is connected to it.
+const (
+	StdinUsed   = "stdin.used"   // somebody was connected to an input that is for one only
+	StdinClosed = "stdin.closed" // the input is at its end
+	Size        = "size"         // of the terminal: columns and rows
+	Follow      = "follow"       // somebody reads along: the log need not wait for the ends of lines
 )
 
 // Descriptors that the shim inherits.

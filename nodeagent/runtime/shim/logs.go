@@ -17,6 +17,9 @@ type stream struct {
 	tag  string // " stdout " or " stderr "
 	fd   int
 	part []byte // beginning of a line whose end was not read yet
+	// eager is set where somebody may read along: what was read is written at
+	// once, in pieces marked P. It is for each terminal, with its prompts.
+	eager bool
 }
 
 // openLog opens the file of this run. It is opened for appending: an attempt
@@ -44,7 +47,9 @@ func (s *shim) drain(r *run, st *stream, end bool) {
 			continue
 		}
 		if n <= 0 {
-			if n == 0 { // closed by everyone who had it
+			// Closed by everyone who had it. A terminal says it by an error, and
+			// would go on to wake us.
+			if n == 0 || err == syscall.EIO {
 				_ = syscall.Close(st.fd)
 				st.fd = -1
 			}
@@ -90,7 +95,18 @@ func (s *shim) record(r *run, st *stream, b []byte) {
 			s.flush(r)
 		}
 	}
+	s.hurry(st)
 	s.flush(r)
+}
+
+// hurry begins to write a line whose end was not read.
+func (s *shim) hurry(st *stream) {
+	if !st.eager || len(st.part) == 0 {
+		return
+	}
+	s.begin(st)
+	s.line = append(append(append(s.line, "P "...), st.part...), '\n')
+	st.part = nil
 }
 
 // flush writes whole lines. What cannot be written is dropped: the other

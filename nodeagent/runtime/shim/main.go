@@ -130,27 +130,37 @@ func (s *shim) setUp() {
 	s.wake = fd
 }
 
+// perRun is how many descriptors of a run are waited for.
+const perRun = 4
+
 // turn waits for one thing to happen and handles what did.
 func (s *shim) turn() {
-	fds := make([]pollFd, 1, 1+3*len(s.runs))
+	fds := make([]pollFd, 1, 1+perRun*len(s.runs))
 	fds[0] = pollFd{fd: int32(s.wake), events: pollIn}
 	for _, r := range s.runs {
 		fds = append(fds,
 			pollFd{fd: int32(r.pidfd), events: pollIn},
-			pollFd{fd: int32(r.out.fd), events: pollIn},
-			pollFd{fd: int32(r.err.fd), events: pollIn})
+			pollFd{fd: int32(r.out.fd), events: pollIn | r.pendingOut()},
+			pollFd{fd: int32(r.err.fd), events: pollIn},
+			pollFd{fd: r.input(), events: pollIn})
 	}
 	if !poll(fds) {
 		return
 	}
 	ended := false
 	for i, r := range s.runs {
-		f := fds[1+3*i:]
-		if f[1].revents != 0 {
+		f := fds[1+perRun*i:]
+		if f[1].revents&pollOut != 0 {
+			r.typed(nil)
+		}
+		if f[1].revents&^pollOut != 0 {
 			s.drain(r, &r.out, false)
 		}
 		if f[2].revents != 0 {
 			s.drain(r, &r.err, false)
+		}
+		if f[3].revents != 0 {
+			s.hear(r)
 		}
 		ended = ended || f[0].revents != 0
 	}
@@ -177,6 +187,9 @@ func (s *shim) scan() {
 			kill(r.pidfd, syscall.SIGKILL)
 		}
 		return
+	}
+	for _, r := range s.runs {
+		s.tend(r)
 	}
 	names, err := readDir(rundir.Runs)
 	if err != nil {

@@ -17,12 +17,13 @@ type run struct {
 	launching bool
 	log       int
 	out, err  stream
+	console
 }
 
 // launch starts the launcher in a mount namespace of its own, so that what it
 // mounts ends with the container and is never seen on the host.
 func (s *shim) launch(name, dir string) {
-	r := &run{name: name, dir: dir, launching: true, pidfd: -1, log: -1}
+	r := &run{name: name, dir: dir, launching: true, pidfd: -1, log: -1, console: console{in: -1, socket: -1}}
 	r.out = stream{tag: " stdout ", fd: -1}
 	r.err = stream{tag: " stderr ", fd: -1}
 	var files []uintptr
@@ -37,8 +38,13 @@ func (s *shim) launch(name, dir string) {
 		files, err = r.pipes()
 	}
 	if err == nil {
+		what = "open input"
+		files, err = r.openInput(files)
+	}
+	if err == nil {
 		what = "start launcher"
-		r.pid, err = syscall.ForkExec("/proc/self/fd/3", []string{"gantry-launcher", "run"}, &syscall.ProcAttr{
+		// Not /proc/self: with a terminal, 3 is something else in the child already.
+		r.pid, err = syscall.ForkExec("/proc/"+itoa(syscall.Getpid())+"/fd/3", []string{"gantry-launcher", "run"}, &syscall.ProcAttr{
 			Dir: dir,
 			// No collection in a process that lives for milliseconds.
 			Env:   []string{"GOGC=off", "GOMAXPROCS=1", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"},
@@ -55,6 +61,7 @@ func (s *shim) launch(name, dir string) {
 		return
 	}
 	s.runs = append(s.runs, r)
+	s.tend(r)
 }
 
 // pipes makes the container's three standard descriptors.
@@ -163,7 +170,7 @@ func (s *shim) exited(r *run, status syscall.WaitStatus) {
 }
 
 func (s *shim) close(r *run) {
-	for _, fd := range []*int{&r.pidfd, &r.log, &r.out.fd, &r.err.fd} {
+	for _, fd := range []*int{&r.pidfd, &r.log, &r.out.fd, &r.err.fd, &r.in, &r.socket} {
 		if *fd >= 0 {
 			_ = syscall.Close(*fd)
 			*fd = -1

@@ -9,7 +9,8 @@ import (
 )
 
 const (
-	pollIn = 1
+	pollIn  = 1
+	pollOut = 4
 
 	sysPidfdSendSignal = 424 // the same on every architecture
 	sysPidfdOpen       = 434

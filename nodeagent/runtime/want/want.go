@@ -48,6 +48,11 @@ type Container struct {
 	// Seccomp is "RuntimeDefault" or "Unconfined".
 	Seccomp     string `json:"seccomp,omitempty"`
 	OOMScoreAdj *int   `json:"oomScoreAdj,omitempty"`
+	// Stdin keeps the standard input open for those who connect to it, StdinOnce
+	// until the first of them leaves. TTY gives the container a terminal.
+	Stdin     bool `json:"stdin,omitempty"`
+	StdinOnce bool `json:"stdinOnce,omitempty"`
+	TTY       bool `json:"tty,omitempty"`
 	// TerminationMessagePath is inside the container; the last 4 KiB of it come
 	// back in ContainerState.Message. Empty means none.
 	TerminationMessagePath string `json:"terminationMessagePath,omitempty"`
