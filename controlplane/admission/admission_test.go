@@ -30,6 +30,8 @@ type world struct {
 	api    *Admission
 	logs   LogsFunc
 	now    time.Time
+	// options are what api was made of.
+	options Options
 }
 
 func newWorld(t testing.TB) *world {
@@ -57,13 +59,14 @@ func newWorld(t testing.TB) *world {
 		t.Fatal(err)
 	}
 	w := &world{t: t, ctx: ctx, server: s, conn: c, store: st, now: time.Now()}
-	w.api = New(Options{
+	w.options = Options{
 		Store: st, Reservations: c, ServiceCIDR: netip.MustParsePrefix("10.96.0.0/29"), Log: zerolog.Nop(),
 		Now: func() time.Time { return w.now },
 		Logs: func(ctx context.Context, node string, req schemas.LogRequest) ([]byte, map[string][]string, error) {
 			return w.logs(ctx, node, req)
 		},
-	})
+	}
+	w.api = New(w.options)
 	if err := w.api.Bootstrap(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -72,6 +75,12 @@ func newWorld(t testing.TB) *world {
 
 // call makes one call as it comes from the bus: by its subject.
 func (w *world) call(verb, resource, namespace, name string, body any) (string, map[string][]string, *metav1.Status) {
+	w.t.Helper()
+	return w.with(nil, verb, resource, namespace, name, body)
+}
+
+// with makes a call that has headers.
+func (w *world) with(header map[string]string, verb, resource, namespace, name string, body any) (string, map[string][]string, *metav1.Status) {
 	w.t.Helper()
 	var names schemas.Names
 	c, err := names.ParseAPI(names.API(verb, resource, namespace, name))
@@ -86,8 +95,12 @@ func (w *world) call(verb, resource, namespace, name string, body any) (string, 
 		}
 		data = string(encoded)
 	}
-	out, header, st := w.api.Handle(w.ctx, c, nil, []byte(data))
-	return string(out), header, st
+	h := map[string][]string{}
+	for k, v := range header {
+		h[k] = []string{v}
+	}
+	out, outHeader, st := w.api.Handle(w.ctx, c, h, []byte(data))
+	return string(out), outHeader, st
 }
 
 // ok makes a call that must succeed.

@@ -110,10 +110,15 @@ func (a *Admission) modify(ctx context.Context, w write, check rules, change fun
 // replace checks updated against old and stores it. The error wraps
 // bus.ErrConflict where old is not what is stored.
 func (a *Admission) replace(ctx context.Context, w write, check rules, updated, old schemas.Object) (reply, error) {
+	// Who manages what is the library's to read and to write: what a user sends of
+	// it may be an order to forget it.
+	said := updated.GetManagedFields()
+	updated.SetManagedFields(old.GetManagedFields())
 	warnings, err := check(w.kind, updated, old)
 	if err != nil {
 		return reply{}, err
 	}
+	updated.SetManagedFields(said)
 	updated.SetResourceVersion(old.GetResourceVersion())
 	if updated, err = a.track(w, updated, old); err != nil {
 		return reply{}, err
