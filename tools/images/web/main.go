@@ -32,7 +32,8 @@ func init() {
 		"lines":       {"lines [--count N] [--interval DURATION] [--stderr]: print numbered lines", lines},
 		"eat":         {"eat AMOUNT: use so much memory (256Mi) and keep it", eat},
 		"burn":        {"burn [DURATION]: use all of a core", burn},
-		"cat":         {"cat FILE...: print files", cat},
+		"cat":         {"cat [FILE...]: print files, or what comes in", cat},
+		"terminal":    {"terminal: print the terminal's size whenever it changes, until a line \"end\"", terminal},
 		"write":       {"write FILE TEXT: write a file", write},
 		"ls":          {"ls DIRECTORY...: list names", list},
 	}

@@ -187,6 +187,10 @@ func spin(stop <-chan time.Time) {
 }
 
 func cat(args []string) error {
+	if len(args) == 0 {
+		_, err := io.Copy(os.Stdout, os.Stdin)
+		return err
+	}
 	for _, name := range args {
 		f, err := os.Open(name)
 		if err != nil {
