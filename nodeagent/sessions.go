@@ -21,6 +21,7 @@ func (a *agent) serveSessions() error {
 	use := stats.New(stats.Options{Cgroup: a.o.cgroup(), Pods: func() []stats.Pod { return running(a.pods.List()) }})
 	return errors.Join(
 		a.conn.Serve(schemas.NodeMethodExec, streams.Exec),
+		a.conn.Serve(schemas.NodeMethodAttach, streams.Attach),
 		a.conn.Serve(schemas.NodeMethodPortForward, transfers.Forward),
 		a.conn.Serve(schemas.NodeMethodCopy, transfers.Copy),
 		a.conn.Serve(schemas.NodeMethodSend, a.sessions.Send),

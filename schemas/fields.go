@@ -131,7 +131,7 @@ func containerRules() []FieldRule {
 			"ports[].name", "ports[].containerPort", "ports[].hostPort",
 			"resources.requests.cpu", "resources.requests.memory",
 			"resources.limits.cpu", "resources.limits.memory",
-			"terminationMessagePath",
+			"terminationMessagePath", "stdin", "stdinOnce", "tty",
 			"securityContext.runAsUser", "securityContext.runAsGroup", "securityContext.runAsNonRoot",
 			"securityContext.privileged", "securityContext.allowPrivilegeEscalation",
 			"securityContext.capabilities.add", "securityContext.capabilities.drop",
@@ -167,9 +167,6 @@ func containerRules() []FieldRule {
 			no("securityContext.seLinuxOptions", noSELinux),
 			no("securityContext.windowsOptions", noWindows),
 			only("securityContext.appArmorProfile.type", "AppArmor is not built yet", "Unconfined"),
-			no("stdin", "terminals and attach are not built yet"),
-			no("stdinOnce", "terminals and attach are not built yet"),
-			no("tty", "terminals and attach are not built yet"),
 		},
 		under("readinessProbe.", probeRules()),
 	)

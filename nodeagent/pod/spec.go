@@ -63,6 +63,7 @@ func Build(pod *corev1.Pod, c *corev1.Container, img image.Image, attempt int, i
 		Args: args, Env: env, Cwd: "/", User: user, AdditionalGroups: groupsOf(pod),
 		Layers: img.Layers, Mounts: mounts, Resources: resourcesOf(c, host), Seccomp: seccomp,
 		TerminationMessagePath: c.TerminationMessagePath,
+		Stdin:                  c.Stdin, StdinOnce: c.Stdin && c.StdinOnce, TTY: c.TTY,
 	}
 	if out.TerminationMessagePath == "" {
 		out.TerminationMessagePath = defaultTermin
@@ -158,6 +159,9 @@ func environment(pod *corev1.Pod, c *corev1.Container, img image.Image, ip strin
 	name, value, _ := strings.Cut(defaultPath, "=")
 	put(name, value)
 	put("HOSTNAME", hostname(pod, host))
+	if c.TTY {
+		put("TERM", "xterm") // as other runtimes do
+	}
 	for _, kv := range img.Config.Env {
 		if name, value, ok := strings.Cut(kv, "="); ok {
 			put(name, value)

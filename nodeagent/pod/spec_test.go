@@ -1,6 +1,7 @@
 package pod
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -69,6 +70,25 @@ func TestEnvironment(t *testing.T) {
 	want := []string{"PATH=/own", "HOSTNAME=web", "IMG=pod", "A=1", "B=1$(IMG)", "IP=10.1.0.9", "HOST=192.0.2.7", "APP=shop", "NAME=web", "CPU=2", "MEM=64"}
 	if diff := cmp.Diff(want, got.Env); diff != "" {
 		t.Errorf("env (-want +got):\n%s", diff)
+	}
+}
+
+func TestTerminal(t *testing.T) {
+	p := testPod(corev1.RestartPolicyAlways, "a")
+	c := &p.Spec.Containers[0]
+	img := image.Image{Config: image.Config{Entrypoint: []string{"/e"}}}
+	c.StdinOnce = true // means nothing without an input
+	if got := build(t, p, img); got.Stdin || got.StdinOnce || got.TTY {
+		t.Errorf("without input: %+v", got)
+	}
+	c.Stdin, c.TTY = true, true
+	got := build(t, p, img)
+	if !got.Stdin || !got.StdinOnce || !got.TTY || !slices.Contains(got.Env, "TERM=xterm") {
+		t.Errorf("with a terminal: %+v", got)
+	}
+	c.Env = []corev1.EnvVar{{Name: "TERM", Value: "vt100"}}
+	if got := build(t, p, img); !slices.Contains(got.Env, "TERM=vt100") || slices.Contains(got.Env, "TERM=xterm") {
+		t.Errorf("with a TERM of its own: %v", got.Env)
 	}
 }
 

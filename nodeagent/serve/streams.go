@@ -18,12 +18,13 @@ import (
 	"gantry.dev/schemas"
 )
 
-// Runtime runs commands in containers.
+// Runtime runs commands in containers, and connects to them.
 type Runtime interface {
 	Open(uid types.UID, name string, attempt int, c runtime.Command) (runtime.Streams, error)
+	Attach(uid types.UID, name string, attempt int, a runtime.Attachment) (runtime.Streams, error)
 }
 
-// Streams answers schemas.NodeMethodExec.
+// Streams answers schemas.NodeMethodExec and schemas.NodeMethodAttach.
 type Streams struct {
 	Pods     Pods
 	Sessions Sessions
@@ -56,6 +57,40 @@ func (s *Streams) Exec(_ context.Context, _ map[string][]string, body []byte) ([
 			Args: req.Command, Stdin: req.Stdin, TTY: req.TTY, Columns: req.Columns, Rows: req.Rows,
 		})
 		if err != nil {
+			return session.Work{}, notRunning(err, req.Pod, container)
+		}
+		return session.Work(streams), nil
+	})
+	return opened(req.Session, container, err)
+}
+
+// Attach opens a session with a container's own streams.
+func (s *Streams) Attach(_ context.Context, _ map[string][]string, body []byte) ([]byte, map[string][]string, error) {
+	var req schemas.AttachRequest
+	if err := json.Unmarshal(body, &req); err != nil {
+		return nil, nil, apierrors.NewBadRequest(fmt.Sprintf("attach request: %v", err))
+	}
+	view, container, err := s.container(req.Namespace, req.Pod, req.UID, req.Container)
+	if err != nil {
+		return nil, nil, err
+	}
+	uid := view.Want.UID
+	_, err = s.Sessions.Open(req.Session, string(uid), func() (session.Work, error) {
+		attempt, err := runningAttempt(view, container)
+		if err != nil {
+			return session.Work{}, err
+		}
+		streams, err := s.Runtime.Attach(uid, container, attempt, runtime.Attachment{
+			Stdin: req.Stdin, Columns: req.Columns, Rows: req.Rows,
+		})
+		switch {
+		case errors.Is(err, runtime.ErrNoInput):
+			return session.Work{}, apierrors.NewBadRequest(fmt.Sprintf(
+				"container %s in pod %s has no standard input; it needs stdin: true", container, req.Pod))
+		case errors.Is(err, runtime.ErrInputClosed):
+			return session.Work{}, apierrors.NewBadRequest(fmt.Sprintf(
+				"the standard input of container %s in pod %s is closed; it takes none until it is started anew", container, req.Pod))
+		case err != nil:
 			return session.Work{}, notRunning(err, req.Pod, container)
 		}
 		return session.Work(streams), nil
