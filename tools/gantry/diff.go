@@ -14,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/yaml"
 
+	"gantry.dev/bus"
 	"gantry.dev/schemas"
 )
 
@@ -136,7 +137,7 @@ func (a *app) writeSides(ctx context.Context, o *diffOptions, m manifest, dir st
 	if err != nil && !apierrors.IsNotFound(err) {
 		return err
 	}
-	merged := live
+	var merged bus.Reply
 	if o.serverSide {
 		merged, err = a.applyServerSide(ctx, &o.w, m, o.force)
 	} else {

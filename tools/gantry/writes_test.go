@@ -274,7 +274,7 @@ func TestDrain(t *testing.T) {
 	if !strings.HasPrefix(out, "node/n1 already cordoned (dry run)\nevicting pod default/alone (dry run)\n") || !strings.HasSuffix(out, "node/n1 drained (dry run)\n") {
 		t.Errorf("drain rehearsed:\n%s", out)
 	}
-	out = plain(l.ok("", "drain", "n1", "--force", "--grace-period=1", "--disable-eviction"))
+	out = plain(l.ok("", "drain", "n1", "--force", "--grace-period=1"))
 	expect(t, "drain", `
 node/n1 already cordoned
 evicting pod default/alone
