@@ -102,11 +102,19 @@ func templateRules() []FieldRule {
 			warn("finalizers", "not taken from a template"),
 			warn("ownerReferences", "a pod's owner is the one that made it"),
 			warn("managedFields", "not taken from a template"),
+			no("uid", notAnObject),
+			no("resourceVersion", notAnObject),
+			no("generation", notAnObject),
+			no("selfLink", notAnObject),
+			no("deletionTimestamp", notAnObject),
+			no("deletionGracePeriodSeconds", notAnObject),
 		},
 	)
 }
 
 const (
+	notAnObject = "a template is no object; each pod gets its own"
+
 	noVolumes  = "volumes are not built yet"
 	noAccounts = "service accounts are not built yet; pods get no token"
 	noWindows  = "nodes run Linux"
@@ -167,6 +175,7 @@ func containerRules() []FieldRule {
 			no("securityContext.seLinuxOptions", noSELinux),
 			no("securityContext.windowsOptions", noWindows),
 			only("securityContext.appArmorProfile.type", "AppArmor is not built yet", "Unconfined"),
+			no("securityContext.appArmorProfile.localhostProfile", "AppArmor is not built yet"),
 		},
 		under("readinessProbe.", probeRules()),
 	)
@@ -189,6 +198,7 @@ func podSpecRules() []FieldRule {
 			no("securityContext.seLinuxChangePolicy", noSELinux),
 			no("securityContext.windowsOptions", noWindows),
 			only("securityContext.appArmorProfile.type", "AppArmor is not built yet", "Unconfined"),
+			no("securityContext.appArmorProfile.localhostProfile", "AppArmor is not built yet"),
 			only("dnsPolicy", "cluster DNS is not built yet: both give the node's own resolver", "ClusterFirst", "Default"),
 			only("schedulerName", "there is one scheduler", "default-scheduler"),
 			only("serviceAccountName", noAccounts, "default"),

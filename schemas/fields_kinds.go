@@ -15,6 +15,7 @@ var fieldRules = map[string]func() []FieldRule{
 		return join(statusRules(), []FieldRule{
 			{Path: "spec.unschedulable", Level: Supported, Note: "the one field of spec that users write: cordon and uncordon"},
 			no("spec.taints", "taints are not built yet; cordon with spec.unschedulable"),
+			no("spec.podPreemptionPolicy", "priorities are not built yet"),
 		}, system("spec.podCIDR", "spec.podCIDRs", "spec.providerID", "spec.externalID", "spec.configSource"))
 	},
 	Pods: func() []FieldRule { return join(statusRules(), under("spec.", podSpecRules())) },

@@ -303,9 +303,11 @@ func opaqueSchema(t reflect.Type) object {
 		return object{"anyOf": []any{object{"type": "string", "pattern": quantityPattern}, object{"type": "number"}}, "x-kubernetes-int-or-string": true}
 	case reflect.TypeFor[intstr.IntOrString]():
 		return object{"anyOf": []any{object{"type": "integer"}, object{"type": "string"}}, "format": "int-or-string", "x-kubernetes-int-or-string": true}
-	case reflect.TypeFor[metav1.Time](), reflect.TypeFor[metav1.MicroTime]():
-		// Kubernetes' own tools write null for a time that is not set.
+	// Kubernetes' own tools write null for a time that is not set.
+	case reflect.TypeFor[metav1.Time]():
 		return object{"type": []string{"string", "null"}, "format": "date-time"}
+	case reflect.TypeFor[metav1.MicroTime]():
+		return object{"type": []string{"string", "null"}, "format": "date-time", "pattern": `\.[0-9]{6}(Z|[+-])`}
 	case reflect.TypeFor[metav1.Duration]():
 		return object{"type": "string"}
 	case reflect.TypeFor[[]byte]():
