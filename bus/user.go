@@ -69,7 +69,9 @@ func (u *UserConn) Request(ctx context.Context, verb, resource, namespace, name 
 	return u.RequestWith(ctx, verb, resource, namespace, name, nil, body)
 }
 
-// RequestWith is Request with headers, which may be nil.
+// RequestWith is Request with headers, which may be nil. A write without
+// schemas.HeaderRequest is given an id; while its answer is lost it is asked
+// again, as long as ctx allows, and happens once.
 func (u *UserConn) RequestWith(ctx context.Context, verb, resource, namespace, name string, header map[string][]string, body []byte) (Reply, error) {
 	if err := checkTokens(verb, resource, orToken(namespace)); err != nil {
 		return Reply{}, &apierrors.StatusError{ErrStatus: *newStatus(http.StatusBadRequest, metav1.StatusReasonBadRequest, err.Error())}
@@ -84,7 +86,11 @@ func (u *UserConn) RequestWith(ctx context.Context, verb, resource, namespace, n
 		ctx, cancel = context.WithTimeout(ctx, userTimeout)
 		defer cancel()
 	}
-	reply, err := u.link.request(ctx, m)
+	ask := u.link.request
+	if writes(verb) {
+		ask = u.write
+	}
+	reply, err := ask(ctx, m)
 	if errors.Is(err, ErrNoAnswer) {
 		return Reply{}, fmt.Errorf("the control plane does not answer (%s): is it running? %w", m.Subject, ErrNoAnswer)
 	}
@@ -131,8 +137,17 @@ func (u *UserConn) UploadPiece(ctx context.Context, node, upload string, offset 
 }
 
 // List returns all objects of a resource, as many pages as it takes. Items are
-// of one moment: the resourceVersion of the first page.
+// of one moment: the resourceVersion of the first page. Where that moment is
+// forgotten between two pages it begins again, once.
 func (u *UserConn) List(ctx context.Context, resource, namespace string, opts metav1.ListOptions) (RawList, error) {
+	all, err := u.listPages(ctx, resource, namespace, opts)
+	if len(all.Items) > 0 && opts.Continue == "" && apierrors.IsResourceExpired(err) {
+		all, err = u.listPages(ctx, resource, namespace, opts)
+	}
+	return all, err
+}
+
+func (u *UserConn) listPages(ctx context.Context, resource, namespace string, opts metav1.ListOptions) (RawList, error) {
 	var all RawList
 	for {
 		body, err := json.Marshal(opts)
@@ -157,6 +172,8 @@ func (u *UserConn) List(ctx context.Context, resource, namespace string, opts me
 			return all, nil
 		}
 		opts.Continue = page.Continue
+		// The token says of which moment.
+		opts.ResourceVersion, opts.ResourceVersionMatch = "", ""
 	}
 }
 

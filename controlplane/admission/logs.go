@@ -43,11 +43,36 @@ func (a *Admission) podLog(ctx context.Context, kind schemas.Kind, call schemas.
 	case err == nil:
 		return reply{body: out, header: header}, nil
 	case errors.As(err, &known):
-		return reply{}, err
+		return reply{}, whyWaiting(err, pod, req.Container)
 	case errors.Is(err, context.DeadlineExceeded):
 		return reply{}, apierrors.NewTimeoutError(fmt.Sprintf("node %s, which runs pod %s, did not answer in time: %v", pod.Spec.NodeName, pod.Name, err), 1)
 	}
 	return reply{}, apierrors.NewServiceUnavailable(fmt.Sprintf("node %s, which runs pod %s, cannot be reached: %v", pod.Spec.NodeName, pod.Name, err))
+}
+
+// whyWaiting adds to the node's word that a container has not started the
+// reason that its status gives.
+func whyWaiting(err error, pod *corev1.Pod, container string) error {
+	text := fmt.Sprintf("container %q in pod %q is waiting to start", container, pod.Name)
+	if err.Error() != text {
+		return err
+	}
+	for _, s := range pod.Status.ContainerStatuses {
+		if s.Name != container || s.State.Waiting == nil {
+			continue
+		}
+		why := s.State.Waiting.Reason
+		switch why {
+		case "":
+			return err
+		case "ImagePullBackOff":
+			why = "trying and failing to pull image"
+		case "ErrImagePull":
+			why = "image can't be pulled"
+		}
+		return apierrors.NewBadRequest(text + ": " + why)
+	}
+	return err
 }
 
 // logContainer is the container that a read is about.
