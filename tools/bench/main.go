@@ -75,6 +75,7 @@ var benchmarks = []Benchmark{
 	{[]string{"pods100.per_s"}, pods100},
 	{[]string{"node.idle.pss", "node.idle.cpu", "pod.idle.pss", "pod.idle.processes"}, idle},
 	{[]string{"service.change.growth"}, serviceChange},
+	{apiMetrics(), api},
 	{[]string{"store.pods100k.rss", "store.restart100k.time"}, store},
 }
 

@@ -24,7 +24,8 @@ const (
 // store measures what a control plane weighs with 100,000 pods, and how long
 // it takes from its start until it serves them again: after it was stopped, and
 // after it was killed. The pods look like a Deployment's and run on 400 nodes that
-// pretend, whose connections count, too. They are made with the state in memory, because a hundred thousand synced writes take
+// pretend, whose connections count, too, and who come back after each restart.
+// The pods are made with the state in memory, because a hundred thousand synced writes take
 // minutes, and read again from the disk.
 func store(ctx context.Context, e *Env) (samples []Sample, err error) {
 	var nodes []string
@@ -36,7 +37,7 @@ func store(ctx context.Context, e *Env) (samples []Sample, err error) {
 		if err != nil {
 			return err
 		}
-		defer func() { stop() }()
+		defer stop()
 		if err := c.fill(ctx, storedPods); err != nil {
 			return err
 		}
@@ -55,7 +56,6 @@ func store(ctx context.Context, e *Env) (samples []Sample, err error) {
 		if err := weigh(); err != nil {
 			return err
 		}
-		stop()
 		remove, err := c.move("")
 		if err != nil {
 			return err
@@ -77,9 +77,6 @@ func store(ctx context.Context, e *Env) (samples []Sample, err error) {
 			times = append(times, took.Seconds())
 		}
 		if err := c.complete(ctx); err != nil {
-			return err
-		}
-		if stop, err = c.simulate(ctx); err != nil {
 			return err
 		}
 		if err := weigh(); err != nil {
