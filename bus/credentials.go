@@ -158,7 +158,7 @@ func (s *Server) AdminCredentials() (schemas.UserCredentials, error) {
 		return schemas.UserCredentials{}, fmt.Errorf("admin credentials: %w", err)
 	}
 	return schemas.UserCredentials{
-		User: "admin", URLs: s.URLs(), Seed: string(seed), Prefix: s.opts.Names.Prefix, CA: s.ca,
+		User: "admin", URLs: s.URLs(), Websockets: s.WebsocketURLs(), Seed: string(seed), Prefix: s.opts.Names.Prefix, CA: s.ca,
 	}, nil
 }
 

@@ -37,7 +37,13 @@ type ServerOptions struct {
 	// Listen is host:port; port 0 takes a free one. Empty means no listener:
 	// only this process can connect.
 	Listen string
-	Names  schemas.Names
+	// Websocket is host:port of a listener for websocket clients, under the
+	// rules of Listen; empty means none. A browser may use it only from a page of
+	// one of WebsocketOrigins ("https://console.example"); clients that are no
+	// browsers send no origin.
+	Websocket        string
+	WebsocketOrigins []string
+	Names            schemas.Names
 	// Nodes are known from the start; AddNode adds others.
 	Nodes []string
 	// TLSCert, TLSKey and TLSCA are PEM files. Without the first two the server
@@ -182,7 +188,39 @@ func natsOptions(o ServerOptions) (*server.Options, string, error) {
 	if so.TLSConfig == nil && !isLoopback(host) {
 		return nil, "", fmt.Errorf("listen on %q: refused beyond loopback without TLS; give a certificate and key, or listen on 127.0.0.1", o.Listen)
 	}
+	if err := useWebsocket(so, o); err != nil {
+		return nil, "", err
+	}
 	return so, ca, nil
+}
+
+// useWebsocket adds the listener for websockets where one is asked for.
+func useWebsocket(so *server.Options, o ServerOptions) error {
+	if o.Websocket == "" {
+		return nil
+	}
+	host, port, err := net.SplitHostPort(o.Websocket)
+	if err != nil {
+		return fmt.Errorf("listen for websockets on %q: %w", o.Websocket, err)
+	}
+	ws := &so.Websocket
+	if ws.Port, err = strconv.Atoi(port); err != nil {
+		return fmt.Errorf("listen for websockets on %q: port is not a number", o.Websocket)
+	}
+	if ws.Port == 0 {
+		ws.Port = server.RANDOM_PORT
+	}
+	if ws.Host = host; host == "" {
+		ws.Host = "127.0.0.1"
+	}
+	// With neither, the server would let every page that a browser shows speak
+	// with it.
+	ws.AllowedOrigins, ws.SameOrigin = o.WebsocketOrigins, len(o.WebsocketOrigins) == 0
+	ws.TLSConfig, ws.NoTLS = so.TLSConfig, so.TLSConfig == nil
+	if ws.NoTLS && !isLoopback(ws.Host) {
+		return fmt.Errorf("listen for websockets on %q: refused beyond loopback without TLS; give a certificate and key, or listen on 127.0.0.1", o.Websocket)
+	}
+	return nil
 }
 
 func useTLS(so *server.Options, o ServerOptions) (ca string, err error) {
@@ -312,6 +350,14 @@ func (s *Server) URLs() []string {
 		return nil
 	}
 	return []string{s.ns.ClientURL()}
+}
+
+// WebsocketURLs is where websocket clients connect; empty without such a listener.
+func (s *Server) WebsocketURLs() []string {
+	if s.opts.Websocket == "" {
+		return nil
+	}
+	return []string{s.ns.WebsocketURL()}
 }
 
 // AddNode makes a node known and returns its credentials. Adding a node again

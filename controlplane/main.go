@@ -48,6 +48,8 @@ func parse(args []string, out io.Writer) (flags, error) {
 	set.SetOutput(out)
 	set.StringVar(&f.StateDir, "state-dir", "/var/lib/gantry/controlplane", "directory for all that the cluster knows; one control plane at a time may use it")
 	set.StringVar(&f.Listen, "listen", "127.0.0.1:4222", "host:port of the bus; beyond loopback it needs TLS")
+	set.StringVar(&f.Websocket, "websocket", "", "host:port of a listener for websocket clients, under the rules of --listen; none by default")
+	set.StringSliceVar(&f.WebsocketOrigins, "websocket-origin", nil, "origins whose pages may use it from a browser (default: only those of its own host)")
 	set.StringVar(&f.prefix, "cluster-prefix", "", "leads every name on the bus, where several clusters share one")
 	set.StringArrayVar(&f.Nodes, "node", nil, "name of a node that may join (repeatable); its credentials are written to <state-dir>/credentials/node-NAME.json")
 	set.StringVar(&f.PodCIDR, "pod-cidr", "10.42.0.0/16", "addresses of pods; each node takes a /24 (new clusters only)")

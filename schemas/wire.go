@@ -220,11 +220,13 @@ type NodeCredentials struct {
 
 // UserCredentials is the file that lets a person or program drive the cluster.
 type UserCredentials struct {
-	User   string   `json:"user"`
-	URLs   []string `json:"urls"`
-	Seed   string   `json:"seed"`
-	Prefix string   `json:"prefix,omitempty"`
-	CA     string   `json:"ca,omitempty"`
+	User string   `json:"user"`
+	URLs []string `json:"urls"`
+	// Websockets are the same for websocket clients; empty without such a listener.
+	Websockets []string `json:"websockets,omitempty"`
+	Seed       string   `json:"seed"`
+	Prefix     string   `json:"prefix,omitempty"`
+	CA         string   `json:"ca,omitempty"`
 }
 
 // A session carries bytes between a client and a pod: a command, a container's

@@ -1,14 +1,21 @@
 #!/bin/sh
 # Installs what building and running Gantry needs on Debian and Ubuntu, and
 # says what is missing elsewhere. Runs any number of times; does nothing where
-# all is there. An argument adds the packages of one more purpose: cgroup2.
+# all is there. An argument adds the packages of one more purpose: cgroup2 or
+# automation.
 set -eu
 
 need="gcc libc6-dev pkg-config libseccomp-dev iproute2 nftables ca-certificates"
 for purpose in "$@"; do
 	case "$purpose" in
 	cgroup2) need="$need user-mode-linux kmod" ;;
-	*) echo "setup: unknown purpose '$purpose': cgroup2 is known" >&2; exit 2 ;;
+	automation) # whichever Python, jq and Node are there will do
+		command -v python3 >/dev/null || need="$need python3-minimal"
+		command -v jq >/dev/null || need="$need jq"
+		command -v node >/dev/null || need="$need nodejs"
+		command -v npm >/dev/null || need="$need npm"
+		;;
+	*) echo "setup: unknown purpose '$purpose': cgroup2 and automation are known" >&2; exit 2 ;;
 	esac
 done
 

@@ -17,11 +17,12 @@ import (
 	"gantry.dev/tools/cluster"
 )
 
-const usage = `usage: demo run|up|down [flags]
+const usage = `usage: demo run|up|down|automation [flags]
 
-  run    bring a cluster up, run examples/web.yaml on it, break it, remove it
-  up     bring a cluster up and leave it running (-d: in the background)
-  down   remove the cluster that 'up' made (--keep-state: all but its state)
+  run         bring a cluster up, run examples/web.yaml on it, break it, remove it
+  up          bring a cluster up and leave it running (-d: in the background)
+  down        remove the cluster that 'up' made (--keep-state: all but its state)
+  automation  bring a cluster up, run the programs of examples/automation, remove it
 `
 
 func main() {
@@ -57,6 +58,12 @@ func command(ctx context.Context, name string, args []string) error {
 		_ = flags.Parse(args) // ExitOnError
 		o.Bin, o.Fresh = *bin, true
 		return run(ctx, o, *manifest)
+	case "automation":
+		dir := flags.String("programs", "examples/automation", "where the programs are")
+		flags.StringVar(&o.Listen, "listen", defaultListen, "address of the bus")
+		_ = flags.Parse(args)
+		o.Bin, o.Fresh, o.ControlFlags = *bin, true, []string{"--websocket", defaultWebsocket}
+		return automation(ctx, o, *dir)
 	case "up":
 		detach := flags.Bool("d", false, "leave it running in the background")
 		flags.StringVar(&o.Listen, "listen", defaultListen, "address of the bus")
