@@ -14,7 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-var update = flag.Bool("update", false, "write docs/supported-fields.md from the table of fields")
+var update = flag.Bool("update", false, "write docs/supported-fields.md and testdata/api-testdata.txt again")
 
 const supportedDoc = "../docs/supported-fields.md"
 
