@@ -115,7 +115,7 @@ func explain(what, name string, err error) error {
 	var hint string
 	switch errno {
 	case unix.ENOENT:
-		return fmt.Errorf("%s: no such file or directory in the container: %w", name, errno)
+		return fmt.Errorf("%s: %w in the container", name, errno)
 	case unix.EROFS:
 		hint = "the container's file system is read-only there"
 	case unix.ELOOP, unix.EXDEV:
