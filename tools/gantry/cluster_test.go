@@ -32,6 +32,8 @@ type lab struct {
 	node  *ringtest.Node
 	logs  *fakeLogs
 	store *image.Store
+
+	options plane.Options // to start it again as it was
 }
 
 func newLab(t *testing.T) *lab {
@@ -42,21 +44,17 @@ func newLab(t *testing.T) *lab {
 	log := zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.ErrorLevel)
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	p, err := plane.Start(ctx, plane.Options{
+	l := &lab{T: t, logs: &fakeLogs{}, options: plane.Options{
 		StateDir: filepath.Join(t.TempDir(), "state"), Listen: "127.0.0.1:0", Nodes: []string{"n1"},
 		PodCIDR: "10.42.0.0/16", ServiceCIDR: "10.96.0.0/16", Log: log,
-	})
+	}}
+	p, err := plane.Start(ctx, l.options)
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &lab{T: t, plane: p, logs: &fakeLogs{}}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		if err := p.Stop(ctx); err != nil {
-			t.Errorf("stop control plane: %v", err)
-		}
-	})
+	l.plane = p
+	l.options.Listen = strings.TrimPrefix(p.Server().URLs()[0], "nats://")
+	t.Cleanup(func() { l.stopPlane() })
 	creds, err := bus.ReadNodeCredentials(p.NodeCredentials("n1"))
 	if err != nil {
 		t.Fatal(err)
@@ -69,6 +67,30 @@ func newLab(t *testing.T) *lab {
 	l.ok("", "wait", "--for=create", "node/n1")
 	l.ok("", "wait", "--for=condition=Ready", "node/n1")
 	return l
+}
+
+func (l *lab) stopPlane() {
+	l.Helper()
+	if l.plane == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := l.plane.Stop(ctx); err != nil {
+		l.Errorf("stop control plane: %v", err)
+	}
+	l.plane = nil
+}
+
+// startPlane starts a control plane that was stopped, where it was.
+func (l *lab) startPlane() {
+	l.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	var err error
+	if l.plane, err = plane.Start(ctx, l.options); err != nil {
+		l.Fatal(err)
+	}
 }
 
 // serve answers what the pretended node does not.
@@ -102,6 +124,26 @@ type fakeLogs struct {
 	pieces []string
 	ended  bool
 	asked  []schemas.LogRequest
+	refuse error // instead of an answer
+}
+
+// more adds pieces to what is there.
+func (f *fakeLogs) more(pieces ...string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.pieces = append(f.pieces, pieces...)
+}
+
+func (f *fakeLogs) refuseWith(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.refuse = err
+}
+
+func (f *fakeLogs) end() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.ended = true
 }
 
 func (f *fakeLogs) set(ended bool, pieces ...string) {
@@ -118,6 +160,9 @@ func (f *fakeLogs) answer(_ context.Context, _ map[string][]string, body []byte)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.asked = append(f.asked, req)
+	if f.refuse != nil {
+		return nil, nil, f.refuse
+	}
 	at := len(req.Cursor)
 	header := map[string][]string{schemas.HeaderCursor: {strings.Repeat("x", min(at+1, len(f.pieces)))}}
 	if at < len(f.pieces) {

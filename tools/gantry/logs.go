@@ -1,23 +1,19 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"gantry.dev/bus"
 	"gantry.dev/schemas"
 )
 
@@ -26,10 +22,12 @@ const defaultContainer = "kubectl.kubernetes.io/default-container"
 
 type logOptions struct {
 	follow, previous, timestamps  bool
-	allContainers, prefix         bool
+	allContainers, allPods        bool
+	prefix, ignoreErrors          bool
 	container, selector, sinceRaw string
-	since                         time.Duration
-	tail                          int64
+	since, startTimeout           time.Duration
+	tail, limitBytes              int64
+	atOnce                        int
 }
 
 func (a *app) logsCommand() *cobra.Command {
@@ -50,6 +48,11 @@ func (a *app) logsCommand() *cobra.Command {
 	f.BoolVar(&o.timestamps, "timestamps", false, "begin each line with its time")
 	f.StringVarP(&o.container, "container", "c", "", "which container; needed where a pod has several")
 	f.BoolVar(&o.allContainers, "all-containers", false, "all containers of a pod")
+	f.BoolVar(&o.allPods, "all-pods", false, "all pods of a KIND/NAME instead of one of them; sets --prefix")
+	f.BoolVar(&o.ignoreErrors, "ignore-errors", false, "go on with the other containers where one cannot be read")
+	f.Int64Var(&o.limitBytes, "limit-bytes", 0, "at most this much of each container; 0 for all")
+	f.IntVar(&o.atOnce, "max-log-requests", 5, "how many containers --follow may read at once")
+	f.DurationVar(&o.startTimeout, "pod-running-timeout", 20*time.Second, "how long --follow waits for a container to start")
 	f.BoolVar(&o.prefix, "prefix", false, "begin each line with its pod and container")
 	f.StringVarP(&o.selector, "selector", "l", "", "all pods with these labels")
 	f.DurationVar(&o.since, "since", 0, "not older than this, such as 5s, 2m or 3h")
@@ -65,35 +68,34 @@ type source struct {
 }
 
 func (a *app) runLogs(ctx context.Context, o logOptions, args []string) error {
-	if o.since != 0 && o.sinceRaw != "" {
-		return errors.New("at most one of --since and --since-time may be used")
+	if err := o.check(args); err != nil {
+		return err
 	}
 	sources, err := a.logSources(ctx, &o, args)
 	if err != nil {
 		return err
 	}
-	req := schemas.LogRequest{Previous: o.previous}
-	if o.tail >= 0 {
-		req.TailLines = &o.tail
+	if o.follow && len(sources) > o.atOnce {
+		return fmt.Errorf("you are attempting to follow %d log streams, but maximum allowed concurrency is %d, use --max-log-requests to increase the limit", len(sources), o.atOnce)
 	}
-	switch {
-	case o.since > 0:
-		t := time.Now().Add(-o.since)
-		req.SinceTime = &t
-	case o.sinceRaw != "":
-		t, err := time.Parse(time.RFC3339, o.sinceRaw)
-		if err != nil {
-			return fmt.Errorf("--since-time %q: %w", o.sinceRaw, err)
-		}
-		req.SinceTime = &t
+	req, err := o.request(time.Now())
+	if err != nil {
+		return err
 	}
 	var mu sync.Mutex // a line is written in one piece
 	read := func(s source) error {
-		w := &lineWriter{out: a.out, mu: &mu, timestamps: o.timestamps}
+		w := &lineWriter{out: a.out, mu: &mu, timestamps: o.timestamps, limit: o.limitBytes}
 		if o.prefix {
 			w.prefix = fmt.Sprintf("[pod/%s/%s] ", s.pod.Name, s.container)
 		}
-		return a.readLog(ctx, s, req, o.follow, w)
+		err := a.readLog(ctx, s, req, o, w)
+		if err != nil && o.ignoreErrors {
+			mu.Lock()
+			defer mu.Unlock()
+			fmt.Fprintln(a.err, describeError(err))
+			return nil
+		}
+		return err
 	}
 	if !o.follow || len(sources) == 1 {
 		for _, s := range sources {
@@ -113,6 +115,52 @@ func (a *app) runLogs(ctx context.Context, o logOptions, args []string) error {
 		}
 	}
 	return nil
+}
+
+func (o *logOptions) check(args []string) error {
+	switch {
+	case o.since != 0 && o.sinceRaw != "":
+		return errors.New("at most one of --since and --since-time may be used")
+	case o.since < 0:
+		return errors.New("--since must be greater than 0")
+	case o.tail < -1:
+		return errors.New("--tail must be greater than or equal to -1")
+	case o.limitBytes < 0:
+		return errors.New("--limit-bytes must be greater than 0")
+	case o.atOnce < 1:
+		return errors.New("--max-log-requests must be greater than 0")
+	case o.allContainers && o.container != "":
+		return fmt.Errorf("--all-containers=true should not be specified with container name %s", o.container)
+	case o.container != "" && len(args) == 2:
+		return errors.New("only one of -c or an inline [CONTAINER] arg is allowed")
+	case o.allPods && o.selector != "":
+		return errors.New("--all-pods goes with KIND/NAME; a selector (-l) means all pods anyway")
+	}
+	o.prefix = o.prefix || o.allPods
+	return nil
+}
+
+// request is what is asked of every container.
+func (o *logOptions) request(now time.Time) (schemas.LogRequest, error) {
+	req := schemas.LogRequest{Previous: o.previous}
+	if o.tail >= 0 {
+		req.TailLines = &o.tail
+	}
+	switch {
+	case o.since > 0:
+		t := now.Add(-o.since)
+		req.SinceTime = &t
+	case o.sinceRaw != "":
+		t, err := time.Parse(time.RFC3339, o.sinceRaw)
+		if err != nil {
+			return req, fmt.Errorf("--since-time %q is no time such as 2026-01-05T10:00:00Z: %w", o.sinceRaw, err)
+		}
+		req.SinceTime = &t
+	}
+	if o.follow {
+		req.WaitSeconds = 20
+	}
+	return req, nil
 }
 
 // logSources finds the containers that are meant.
@@ -149,11 +197,12 @@ func (a *app) logSources(ctx context.Context, o *logOptions, args []string) ([]s
 		if len(args) == 2 { // kubectl's old form: logs POD CONTAINER
 			o.container = args[1]
 		}
-		pod, err := a.podBehind(ctx, t)
-		if err != nil {
+		if pods, err = a.podsBehind(ctx, t); err != nil {
 			return nil, err
 		}
-		pods = append(pods, pod)
+		if !o.allPods {
+			pods = []*corev1.Pod{a.onePod(pods)}
+		}
 	}
 	var out []source
 	for _, pod := range pods {
@@ -200,33 +249,62 @@ func (a *app) podsOf(ctx context.Context, selector string) ([]*corev1.Pod, error
 
 // podBehind is a pod itself, or one of those that an object stands for.
 func (a *app) podBehind(ctx context.Context, t target) (*corev1.Pod, error) {
+	pods, err := a.podsBehind(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	return a.onePod(pods), nil
+}
+
+// podsBehind are the pods that an object stands for; there is at least one.
+func (a *app) podsBehind(ctx context.Context, t target) ([]*corev1.Pod, error) {
 	o, err := a.get(ctx, t.kind, a.namespace, t.name)
 	if err != nil {
 		return nil, err
 	}
-	var selector *metav1.LabelSelector
-	switch o := o.(type) {
-	case *corev1.Pod:
-		return o, nil
-	case *appsv1.Deployment:
-		selector = o.Spec.Selector
-	case *appsv1.ReplicaSet:
-		selector = o.Spec.Selector
-	case *corev1.Service:
-		if len(o.Spec.Selector) > 0 {
-			selector = metav1.SetAsLabelSelector(o.Spec.Selector)
-		}
+	if p, ok := o.(*corev1.Pod); ok {
+		return []*corev1.Pod{p}, nil
 	}
+	selector := podSelector(o)
 	if selector == nil {
 		return nil, fmt.Errorf("cannot get the logs from %s: it selects no pods", label(t.kind, t.name))
 	}
 	pods, err := a.podsOf(ctx, metav1.FormatLabelSelector(selector))
-	if err != nil {
-		return nil, err
+	if err == nil && len(pods) == 0 {
+		err = fmt.Errorf("%s has no pods", label(t.kind, t.name))
 	}
-	if len(pods) == 0 {
-		return nil, fmt.Errorf("%s has no pods", label(t.kind, t.name))
+	return pods, err
+}
+
+// podSelector is how an object finds its pods; nil where it has none.
+func podSelector(o schemas.Object) *metav1.LabelSelector {
+	plain := func(labels map[string]string) *metav1.LabelSelector {
+		if len(labels) == 0 {
+			return nil
+		}
+		return metav1.SetAsLabelSelector(labels)
 	}
+	switch o := o.(type) {
+	case *appsv1.Deployment:
+		return o.Spec.Selector
+	case *appsv1.ReplicaSet:
+		return o.Spec.Selector
+	case *appsv1.StatefulSet:
+		return o.Spec.Selector
+	case *appsv1.DaemonSet:
+		return o.Spec.Selector
+	case *batchv1.Job:
+		return o.Spec.Selector
+	case *corev1.ReplicationController:
+		return plain(o.Spec.Selector)
+	case *corev1.Service:
+		return plain(o.Spec.Selector)
+	}
+	return nil
+}
+
+// onePod picks a pod that runs, if there is one.
+func (a *app) onePod(pods []*corev1.Pod) *corev1.Pod {
 	best := pods[0]
 	for _, p := range pods {
 		if p.Status.Phase == corev1.PodRunning && best.Status.Phase != corev1.PodRunning {
@@ -236,118 +314,5 @@ func (a *app) podBehind(ctx context.Context, t target) (*corev1.Pod, error) {
 	if len(pods) > 1 {
 		fmt.Fprintf(a.err, "Found %d pods, using pod/%s\n", len(pods), best.Name)
 	}
-	return best, nil
-}
-
-// readLog reads piece by piece; the node keeps nothing between two.
-func (a *app) readLog(ctx context.Context, s source, req schemas.LogRequest, follow bool, w *lineWriter) error {
-	req.Container = s.container
-	req.UID = s.pod.UID
-	if follow {
-		req.WaitSeconds = 20
-	}
-	began := false
-	for {
-		body, err := json.Marshal(req)
-		if err != nil {
-			return err
-		}
-		reply, err := a.request(ctx, schemas.VerbLog, schemas.Pods, s.pod.Namespace, s.pod.Name, body)
-		switch {
-		case err != nil && ctx.Err() != nil:
-			return nil // interrupted
-		case err != nil && follow && began && passing(err):
-			// The agent or the control plane restarts; the log goes on after it.
-			select {
-			case <-time.After(time.Second):
-				continue
-			case <-ctx.Done():
-				return nil
-			}
-		case err != nil && began && apierrors.IsNotFound(err):
-			return w.end() // the pod was deleted meanwhile
-		case err != nil:
-			return err
-		}
-		began = true
-		if err := w.piece(reply.Body); err != nil {
-			return err
-		}
-		req.Cursor = first(header(reply, schemas.HeaderCursor), req.Cursor)
-		ended := first(header(reply, schemas.HeaderEOF), "") == "true"
-		if ended || (!follow && len(reply.Body) == 0) {
-			return w.end()
-		}
-	}
-}
-
-func header(r bus.Reply, name string) []string { return r.Header[name] }
-
-// passing says that an error may be over in a moment.
-func passing(err error) bool {
-	return errors.Is(err, bus.ErrNoAnswer) || apierrors.IsServiceUnavailable(err) || apierrors.IsTimeout(err) ||
-		apierrors.IsServerTimeout(err) || apierrors.IsTooManyRequests(err) || errors.Is(err, context.DeadlineExceeded)
-}
-
-// lineWriter turns stored lines ("<time> stdout F text") back into what the
-// container wrote.
-type lineWriter struct {
-	out        io.Writer
-	mu         *sync.Mutex
-	timestamps bool
-	prefix     string
-	rest       []byte // a line whose end has not come yet
-	midLine    bool   // the last one was only a part
-}
-
-func (w *lineWriter) piece(data []byte) error {
-	data = append(w.rest, data...)
-	end := bytes.LastIndexByte(data, '\n') + 1
-	w.rest = bytes.Clone(data[end:])
-	var out bytes.Buffer
-	for line := range bytes.Lines(data[:end]) {
-		w.line(&out, bytes.TrimSuffix(line, []byte("\n")))
-	}
-	return w.write(out.Bytes())
-}
-
-// end writes a last line that was cut off.
-func (w *lineWriter) end() error {
-	var out bytes.Buffer
-	if len(w.rest) > 0 {
-		w.line(&out, w.rest)
-		w.rest = nil
-	}
-	return w.write(out.Bytes())
-}
-
-func (w *lineWriter) line(out *bytes.Buffer, line []byte) {
-	stamp, rest, ok1 := bytes.Cut(line, []byte(" "))
-	_, rest, ok2 := bytes.Cut(rest, []byte(" "))
-	tag, text, ok3 := bytes.Cut(rest, []byte(" "))
-	if !ok1 || !ok2 || (!ok3 && len(tag) != 1) {
-		stamp, tag, text = nil, []byte("F"), line // not ours: show it as it is
-	}
-	if !w.midLine {
-		out.WriteString(w.prefix)
-		if w.timestamps && len(stamp) > 0 {
-			out.Write(stamp)
-			out.WriteByte(' ')
-		}
-	}
-	out.Write(text)
-	w.midLine = string(tag) == "P"
-	if !w.midLine {
-		out.WriteByte('\n')
-	}
-}
-
-func (w *lineWriter) write(data []byte) error {
-	if len(data) == 0 {
-		return nil
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	_, err := w.out.Write(data)
-	return err
+	return best
 }
