@@ -38,7 +38,7 @@ func run(dir string, only []string) error {
 	}
 	asked := 0
 	for _, f := range files {
-		if strings.HasSuffix(f, ".old.yaml") || !chosen(dir, f, only) {
+		if strings.HasSuffix(f, ".old.yaml") || strings.HasSuffix(f, ".differences.yaml") || !chosen(dir, f, only) {
 			continue
 		}
 		n, err := answerFile(f)
