@@ -52,6 +52,8 @@ type Pod struct {
 	Phase  corev1.PodPhase
 	Ready  bool
 	Gone   bool
+	// Exit is the code with which all containers have ended; nil while they run.
+	Exit *int32
 }
 
 // StartNode connects an agent and lets it live until Stop. Capacity is what it
@@ -287,9 +289,12 @@ func (n *Node) health(p *Pod) schemas.PodHealth {
 		},
 	}
 	for _, c := range p.Record.Pod.Spec.Containers {
+		state := corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: began}}
+		if p.Exit != nil {
+			state = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: *p.Exit, Reason: "Error", StartedAt: began, FinishedAt: began}}
+		}
 		status.ContainerStatuses = append(status.ContainerStatuses, corev1.ContainerStatus{
-			Name: c.Name, Image: c.Image, Ready: ready == corev1.ConditionTrue,
-			State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: began}},
+			Name: c.Name, Image: c.Image, Ready: ready == corev1.ConditionTrue, State: state,
 		})
 	}
 	return schemas.PodHealth{
