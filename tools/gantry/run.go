@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	appsv1 "k8s.io/api/apps/v1"
@@ -21,6 +22,8 @@ type runOptions struct {
 	labels                           string
 	command, expose                  bool
 	stdin, tty, attach, remove       bool
+	leaveStdinOpen, quiet            bool
+	startTimeout                     time.Duration
 	w                                writing
 }
 
@@ -31,6 +34,7 @@ func (a *app) runCommand() *cobra.Command {
 		Short: "Run one pod of an image",
 		Example: `  gantry run web --image=registry.example/web:1 --port=8080
   gantry run job --image=registry.example/tools:1 --restart=Never --command -- sh -c 'date'
+  gantry run -it --rm shell --image=registry.example/tools:1 --restart=Never -- sh
   gantry run web --image=registry.example/web:1 --dry-run=client -o yaml`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
@@ -58,7 +62,10 @@ func (a *app) runCommand() *cobra.Command {
 	f.BoolVarP(&o.stdin, "stdin", "i", false, "keep the standard input of the container open, and attach to it")
 	f.BoolVarP(&o.tty, "tty", "t", false, "give the container a terminal")
 	f.BoolVar(&o.attach, "attach", false, "attach to the container once it runs")
-	f.BoolVar(&o.remove, "rm", false, "delete the pod after being attached to it")
+	f.BoolVar(&o.remove, "rm", false, "delete the pod in the end; only with -i or --attach")
+	f.BoolVar(&o.leaveStdinOpen, "leave-stdin-open", false, "keep the standard input of the container open when the first one who gave it some has gone")
+	f.BoolVarP(&o.quiet, "quiet", "q", false, "say nothing of its own")
+	f.DurationVar(&o.startTimeout, "pod-running-timeout", time.Minute, "how long to wait for the container to start")
 	a.writeFlags(c, &o.w)
 	return c
 }
@@ -67,15 +74,22 @@ func (a *app) runRun(ctx context.Context, o *runOptions, name string, args []str
 	if err := a.prepare(&o.w); err != nil {
 		return err
 	}
-	if o.stdin || o.tty || o.attach || o.remove {
-		return errors.New("run does not attach to the pod yet: leave -i, -t, --attach and --rm out, then use gantry logs -f")
+	attached, err := o.checkAttached()
+	if err != nil {
+		return err
 	}
 	p, err := o.pod(name, args)
 	if err != nil {
 		return err
 	}
-	if o.expose && o.port == "" {
+	switch {
+	case o.expose && o.port == "":
 		return errors.New("--port must be set when exposing a service")
+	case o.expose && attached:
+		return errors.New("--expose cannot be used with attached containers options (--attach, --stdin, or --tty)")
+	}
+	if attached {
+		return a.runAttached(ctx, o, p)
 	}
 	if err := a.createMade(ctx, &o.w, p); err != nil || !o.expose {
 		return err
@@ -92,7 +106,10 @@ func (o *runOptions) pod(name string, args []string) (*corev1.Pod, error) {
 	if o.image == "" {
 		return nil, errors.New("--image is required")
 	}
-	c := corev1.Container{Name: name, Image: o.image, ImagePullPolicy: corev1.PullPolicy(o.pullPolicy)}
+	c := corev1.Container{
+		Name: name, Image: o.image, ImagePullPolicy: corev1.PullPolicy(o.pullPolicy),
+		Stdin: o.stdin, StdinOnce: o.stdin && !o.leaveStdinOpen, TTY: o.tty,
+	}
 	switch corev1.PullPolicy(o.pullPolicy) {
 	case "", corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever:
 	default:
