@@ -63,7 +63,7 @@ type used struct {
 	node                 *corev1.Node
 }
 
-func (a *app) runTop(ctx context.Context, o topOptions, res string, args []string, show func(context.Context, topOptions, []json.RawMessage) ([]used, *metav1.Table, error)) error {
+func (a *app) runTop(ctx context.Context, o topOptions, res string, args []string, show func(context.Context, topOptions, []json.RawMessage) (lines []used, heading []string, err error)) error {
 	if o.sortBy != "" && o.sortBy != "cpu" && o.sortBy != "memory" {
 		return fmt.Errorf("--sort-by accepts only cpu or memory, not %q", o.sortBy)
 	}
@@ -77,7 +77,7 @@ func (a *app) runTop(ctx context.Context, o topOptions, res string, args []strin
 	if err != nil {
 		return err
 	}
-	lines, table, err := show(ctx, o, items)
+	lines, heading, err := show(ctx, o, items)
 	if err != nil {
 		return err
 	}
@@ -91,10 +91,15 @@ func (a *app) runTop(ctx context.Context, o topOptions, res string, args []strin
 		return nil
 	}
 	sortUsed(lines, o.sortBy)
-	for _, l := range lines {
-		table.Rows = append(table.Rows, metav1.TableRow{Cells: a.topCells(l, res, o)})
+	// Not the printer of tables: it would write CPU(CORES).
+	w := printers.GetNewTabWriter(a.out)
+	if !o.noHeaders {
+		fmt.Fprintln(w, strings.Join(heading, "\t"))
 	}
-	return a.writeTable(printers.NewTablePrinter(printers.PrintOptions{NoHeaders: o.noHeaders}), table)
+	for _, l := range lines {
+		fmt.Fprintln(w, strings.Join(a.topCells(l, res, o), "\t"))
+	}
+	return w.Flush()
 }
 
 // metricItems asks for what is used, as many pages as it takes.
@@ -138,7 +143,7 @@ func (a *app) metricItems(ctx context.Context, o topOptions, res string) ([]json
 
 // topNodes sets what nodes use against what they have for pods. Nodes that do
 // not say what they use are shown without.
-func (a *app) topNodes(ctx context.Context, o topOptions, items []json.RawMessage) ([]used, *metav1.Table, error) {
+func (a *app) topNodes(ctx context.Context, o topOptions, items []json.RawMessage) ([]used, []string, error) {
 	k, err := kindOf(schemas.Nodes)
 	if err != nil {
 		return nil, nil, err
@@ -168,10 +173,10 @@ func (a *app) topNodes(ctx context.Context, o topOptions, items []json.RawMessag
 			lines = append(lines, used{name: name, node: n})
 		}
 	}
-	return lines, &metav1.Table{ColumnDefinitions: headings("Name", "CPU(cores)", "CPU(%)", "Memory(bytes)", "Memory(%)")}, nil
+	return lines, []string{"NAME", "CPU(cores)", "CPU(%)", "MEMORY(bytes)", "MEMORY(%)"}, nil
 }
 
-func (a *app) topPods(_ context.Context, o topOptions, items []json.RawMessage) ([]used, *metav1.Table, error) {
+func (a *app) topPods(_ context.Context, o topOptions, items []json.RawMessage) ([]used, []string, error) {
 	var lines []used
 	for _, raw := range items {
 		var m schemas.PodMetrics
@@ -191,22 +196,14 @@ func (a *app) topPods(_ context.Context, o topOptions, items []json.RawMessage) 
 			lines = append(lines, sum)
 		}
 	}
-	var names []string
+	var heading []string
 	if a.allNamespaces {
-		names = append(names, "Namespace")
+		heading = append(heading, "NAMESPACE")
 	}
 	if o.containers {
-		names = append(names, "Pod")
+		heading = append(heading, "POD")
 	}
-	return lines, &metav1.Table{ColumnDefinitions: headings(append(names, "Name", "CPU(cores)", "Memory(bytes)")...)}, nil
-}
-
-func headings(names ...string) []metav1.TableColumnDefinition {
-	var out []metav1.TableColumnDefinition
-	for _, n := range names {
-		out = append(out, metav1.TableColumnDefinition{Name: n})
-	}
-	return out
+	return lines, append(heading, "NAME", "CPU(cores)", "MEMORY(bytes)"), nil
 }
 
 func sortUsed(lines []used, by string) {
@@ -222,16 +219,16 @@ func sortUsed(lines []used, by string) {
 	})
 }
 
-func (a *app) topCells(l used, res string, o topOptions) []any {
+func (a *app) topCells(l used, res string, o topOptions) []string {
 	cpu, memory := fmt.Sprintf("%dm", l.cpu.MilliValue()), fmt.Sprintf("%dMi", l.memory.Value()>>20)
 	if res == schemas.Nodes {
 		if !l.known {
 			const unknown = "<unknown>"
-			return []any{l.name, unknown, unknown, unknown, unknown}
+			return []string{l.name, unknown, unknown, unknown, unknown}
 		}
-		return []any{l.name, cpu, l.share(corev1.ResourceCPU, l.cpu), memory, l.share(corev1.ResourceMemory, l.memory)}
+		return []string{l.name, cpu, l.share(corev1.ResourceCPU, l.cpu), memory, l.share(corev1.ResourceMemory, l.memory)}
 	}
-	var cells []any
+	var cells []string
 	if a.allNamespaces {
 		cells = append(cells, l.namespace)
 	}
