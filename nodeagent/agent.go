@@ -202,6 +202,7 @@ func (a *agent) start(ctx context.Context, parts *sync.WaitGroup, loaded state.L
 		known: map[types.UID]told{}, orphans: map[types.UID]pod.Desired{}, over: map[types.UID]time.Time{},
 		routes: map[string]schemas.RouteRecord{},
 	}
+	a.sessions = session.New(session.Options{Log: a.log.With().Str("part", "session").Logger()})
 	a.pods = pod.New(ctx, pod.Config{
 		Host: pod.Host{
 			Node: a.o.node, IP: a.facts.IP(), MemBytes: a.facts.Memory(), PidsLimit: a.o.pidsLimit,
@@ -209,7 +210,7 @@ func (a *agent) start(ctx context.Context, parts *sync.WaitGroup, loaded state.L
 			PodDir: filepath.Join(a.o.state(), "pods"), LogDir: filepath.Join(a.o.state(), "logs"),
 		},
 		Runtime: a.rt, Images: images{a.images}, Network: a.net, Prober: a.prober,
-		Records: records{a.sink, a.voice}, Report: a.voice.Pod, Event: a.voice.Event,
+		Records: records{a.sink, a.voice, a.sessions}, Report: a.voice.Pod, Event: a.voice.Event,
 		PortTaken: node.PortTaken, Log: a.log,
 	})
 	a.sink.pods = a.pods
@@ -288,13 +289,16 @@ func (i images) Pull(ctx context.Context, ref string) (image.Image, error) {
 	return i.Store.Pull(ctx, ref, nil, nil)
 }
 
-// records keeps pods' records, and stops reporting those that are forgotten.
+// records keeps pods' records. Those that are forgotten are reported no more,
+// and whoever is connected to them is not any longer.
 type records struct {
 	*sink
-	voice *report.Reporter
+	voice    *report.Reporter
+	sessions *session.Engine
 }
 
 func (r records) Forget(uid types.UID) error {
+	r.sessions.EndPod(string(uid))
 	r.voice.Drop(uid)
 	return r.sink.Forget(uid)
 }

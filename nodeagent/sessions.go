@@ -7,7 +7,6 @@ import (
 	"gantry.dev/nodeagent/runtime"
 	"gantry.dev/nodeagent/runtime/rundir"
 	"gantry.dev/nodeagent/serve"
-	"gantry.dev/nodeagent/session"
 	"gantry.dev/nodeagent/stats"
 	"gantry.dev/schemas"
 )
@@ -15,7 +14,6 @@ import (
 // serveSessions answers what opens sessions with pods and carries them on, and
 // what the node uses.
 func (a *agent) serveSessions() error {
-	a.sessions = session.New(session.Options{Log: a.log.With().Str("part", "session").Logger()})
 	transfers := &serve.Transfers{Pods: a.pods, Sessions: a.sessions, Sandbox: a.rt.Sandbox}
 	streams := &serve.Streams{Pods: a.pods, Sessions: a.sessions, Runtime: a.rt}
 	use := stats.New(stats.Options{Cgroup: a.o.cgroup(), Pods: func() []stats.Pod { return running(a.pods.List()) }})

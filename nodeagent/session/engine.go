@@ -109,7 +109,7 @@ func (e *Engine) Open(id, pod string, start func() (Work, error)) (opened bool, 
 	}()
 	work, err := start()
 	if err == nil && !s.start(work) {
-		err = gone(id, s.stopped)
+		err = gone(id, s.stopped+s.killed)
 	}
 	s.startErr = err
 	if err != nil {
@@ -207,11 +207,11 @@ func (e *Engine) find(id, pod string) (*session, error) {
 	return s, s.startErr
 }
 
-// EndPod ends every session with a pod.
+// EndPod stops what sessions with a pod run. What was said can still be fetched.
 func (e *Engine) EndPod(pod string) {
 	for _, s := range e.list() {
 		if s.pod == pod {
-			s.end("the pod was removed")
+			s.kill("the pod was removed")
 		}
 	}
 }

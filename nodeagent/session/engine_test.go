@@ -298,11 +298,14 @@ func TestLimits(t *testing.T) {
 		t.Errorf("fourth of the node: %v", err)
 	}
 	e.EndPod("a")
+	want := answer{Body: "the pod was removed", Channel: schemas.ChannelError, EOF: true}
+	for n := 1; n <= 2; n++ {
+		if d := cmp.Diff(want, mustRecv(t, e, fmt.Sprintf("session-%08d", n), 0)); d != "" {
+			t.Errorf("recv of a session whose pod went (-want +got):\n%s", d)
+		}
+	}
 	if err := errors.Join(try(6, "c"), try(7, "c")); err != nil {
 		t.Errorf("after others ended: %v", err)
-	}
-	if _, err := recv(e, "session-00000001", 0); code(err) != http.StatusGone || !strings.Contains(err.Error(), "the pod was removed") {
-		t.Errorf("recv of a session whose pod went: %v", err)
 	}
 	for _, bad := range []string{"", "short", strings.Repeat("x", 65), "0123456789abcde/"} {
 		if _, err := e.Open(bad, "p", nil); code(err) != http.StatusBadRequest {

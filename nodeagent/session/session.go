@@ -1,6 +1,7 @@
 package session
 
 import (
+	"errors"
 	"io"
 	"sync"
 	"sync/atomic"
@@ -33,8 +34,9 @@ type session struct {
 	mu      sync.Mutex
 	waker   chan struct{} // closed at the next change; nil while nobody waits
 	work    Work
-	running bool // work is there and not stopped
-	stopped string
+	running bool   // work is there and not stopped
+	stopped string // why it ended before the client had its end
+	killed  string // why its work was stopped
 	done    bool
 	told    bool // that it is done
 	code    *int
@@ -72,7 +74,7 @@ func (s *session) changed() <-chan struct{} {
 // session was ended before; the work is stopped then.
 func (s *session) start(work Work) bool {
 	s.mu.Lock()
-	if s.stopped != "" {
+	if s.stopped != "" || s.killed != "" {
 		s.mu.Unlock()
 		finish(work)
 		return false
@@ -113,6 +115,9 @@ func (s *session) run(work Work) {
 	s.stop()
 	writer.Wait()
 	s.mu.Lock()
+	if s.killed != "" && code == nil && err == nil {
+		err = errors.New(s.killed)
+	}
 	s.done, s.code, s.err = true, code, err
 	settled := s.out.empty()
 	s.change()
@@ -260,6 +265,16 @@ func (s *session) stop() {
 	if was && stop != nil {
 		stop()
 	}
+}
+
+// kill stops the work. The rest of what it said, and its end, can be fetched.
+func (s *session) kill(why string) {
+	s.mu.Lock()
+	if s.killed == "" {
+		s.killed = why
+	}
+	s.mu.Unlock()
+	s.stop()
 }
 
 // end ends the session: nothing of it can be fetched any more.
