@@ -156,8 +156,8 @@ func mergePatch(doc, patch map[string]any) map[string]any {
 	return out
 }
 
-// indented is JSON for people.
-func indented(raw []byte) ([]byte, error) {
+// prettyJSON is JSON for people.
+func prettyJSON(raw []byte) ([]byte, error) {
 	var out bytes.Buffer
 	if err := json.Indent(&out, raw, "", "    "); err != nil {
 		return nil, fmt.Errorf("write JSON: %w", err)

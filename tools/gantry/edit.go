@@ -151,7 +151,7 @@ func (d *draft) show(o map[string]any) error {
 	if d.asJSON {
 		d.text, err = (&unstructured.Unstructured{Object: o}).MarshalJSON()
 		if err == nil {
-			d.text, err = indented(d.text)
+			d.text, err = prettyJSON(d.text)
 		}
 	} else {
 		d.text, err = yaml.Marshal(o)

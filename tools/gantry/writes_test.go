@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -128,7 +129,7 @@ func TestAStoryOfChanges(t *testing.T) {
 	expect(t, "not scaled", "2", get("{.spec.replicas}"))
 
 	whole := l.ok("", "get", "deployment/web", "-o", "yaml")
-	expect(t, "replace", "deployment.apps/web replaced\n", l.ok(strings.Replace(whole, "replicas: 2", "replicas: 3", 1), "replace", "-f", "-"))
+	expect(t, "replace", "deployment.apps/web replaced\n", l.ok(regexp.MustCompile("resourceVersion: .*\n").ReplaceAllString(strings.Replace(whole, "replicas: 2", "replicas: 3", 1), ""), "replace", "-f", "-"))
 	_, stderr := l.fails(strings.Replace(whole, "replicas: 2", "replicas: 4", 1), "replace", "-f", "-")
 	if !strings.Contains(stderr, "Error from server (Conflict)") {
 		t.Errorf("replace of an old version: %s", stderr)
