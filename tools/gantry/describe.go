@@ -17,6 +17,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/cli-runtime/pkg/printers"
 
 	"gantry.dev/schemas"
 )
@@ -130,7 +131,9 @@ func (a *app) describe(ctx context.Context, k schemas.Kind, o schemas.Object) er
 			}
 		}
 	}
-	d.object(k, o, pods)
+	if err := d.object(k, o, pods); err != nil {
+		return err
+	}
 	if k.Resource != schemas.Events {
 		d.events(events)
 	}
@@ -189,8 +192,9 @@ func (d *description) pairs(label string, m map[string]string) {
 }
 
 func (d *description) flush(w io.Writer) error {
-	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	if _, err := tw.Write(d.buf.Bytes()); err != nil {
+	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', tabwriter.StripEscape)
+	// What objects say must not drive the terminal.
+	if _, err := io.WriteString(tw, printers.EscapeTerminal(d.buf.String())); err != nil {
 		return err
 	}
 	return tw.Flush()

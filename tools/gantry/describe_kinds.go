@@ -9,18 +9,18 @@ import (
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"sigs.k8s.io/yaml"
 
 	"gantry.dev/schemas"
 )
 
 // object writes all about an object but its events. pods are those of a node.
-func (d *description) object(k schemas.Kind, o schemas.Object, pods []*corev1.Pod) {
+func (d *description) object(k schemas.Kind, o schemas.Object, pods []*corev1.Pod) error {
 	d.meta(k, o)
 	switch o := o.(type) {
 	case *corev1.Pod:
@@ -43,11 +43,20 @@ func (d *description) object(k schemas.Kind, o schemas.Object, pods []*corev1.Po
 		d.line(0, "Status", "%s", orText(string(o.Status.Phase), string(corev1.NamespaceActive)))
 	case *discoveryv1.EndpointSlice:
 		d.endpointSlice(o)
+	case *corev1.ConfigMap:
+		d.configMap(o)
+	case *corev1.Secret:
+		d.secret(o)
+	case *corev1.PodTemplate:
+		d.template(o.Template)
+	case *appsv1.ControllerRevision:
+		d.controllerRevision(o)
+	case *coordinationv1.Lease:
+		d.lease(o)
 	default:
-		if text, err := yaml.Marshal(o); err == nil {
-			d.buf.Write(text)
-		}
+		return d.rest(o)
 	}
+	return nil
 }
 
 func (d *description) pod(p *corev1.Pod) {

@@ -36,7 +36,7 @@ func (a *app) eventsCommand() *cobra.Command {
 	}
 	f := c.Flags()
 	f.StringVar(&about, "for", "", "only about one object, such as pod/web-1")
-	f.StringSliceVar(&types, "types", nil, "only Normal, or only Warning")
+	f.StringSliceVar(&types, "types", nil, "Normal, Warning or both")
 	a.outputFlags(c, &output)
 	f.BoolVarP(&watching, "watch", "w", false, "go on with what happens")
 	f.BoolVar(&a.show.noHeaders, "no-headers", false, "no line with the columns' names")
@@ -53,15 +53,24 @@ func eventSelector(about string, types []string) (string, error) {
 		}
 		parts = append(parts, "involvedObject.kind="+pairs[0].kind.GVK.Kind, "involvedObject.name="+pairs[0].name)
 	}
-	switch {
-	case len(types) > 1:
-		return "", fmt.Errorf("--types takes one of Normal and Warning")
-	case len(types) == 1:
-		t := strings.ToUpper(types[0][:1]) + strings.ToLower(types[0][1:])
-		if t != corev1.EventTypeNormal && t != corev1.EventTypeWarning {
-			return "", fmt.Errorf("valid --types are Normal or Warning, not %q", types[0])
+	wanted := map[string]bool{}
+	for _, t := range types {
+		known := ""
+		for _, k := range []string{corev1.EventTypeNormal, corev1.EventTypeWarning} {
+			if strings.EqualFold(t, k) {
+				known = k
+			}
 		}
-		parts = append(parts, "type="+t)
+		if known == "" {
+			return "", fmt.Errorf("valid --types are Normal or Warning, not %q", t)
+		}
+		wanted[known] = true
+	}
+	// Both of them are all of them.
+	if len(wanted) == 1 {
+		for t := range wanted {
+			parts = append(parts, "type="+t)
+		}
 	}
 	return strings.Join(parts, ","), nil
 }

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -19,7 +21,9 @@ import (
 
 type waitOptions struct {
 	condition string
+	output    string
 	selector  string
+	fields    string
 	all       bool
 	timeout   time.Duration
 	files     files
@@ -38,10 +42,12 @@ func (a *app) waitCommand() *cobra.Command {
 	f := c.Flags()
 	f.StringVar(&o.condition, "for", "", "what to wait for (required)")
 	f.StringVarP(&o.selector, "selector", "l", "", "labels that objects must have")
+	f.StringVar(&o.fields, "field-selector", "", "fields that objects must have, such as spec.nodeName=n1")
 	f.BoolVar(&o.all, "all", false, "all objects of the kind in the namespace")
 	f.DurationVar(&o.timeout, "timeout", 30*time.Second, "how long; 0 looks once, a negative time waits for a week")
 	o.files.flags(c)
 	a.allNamespacesFlag(c)
+	a.outputFlags(c, &o.output)
 	return c
 }
 
@@ -149,13 +155,17 @@ func (a *app) runWait(ctx context.Context, o waitOptions, args []string) error {
 	if err != nil {
 		return err
 	}
-	get := getOptions{selector: o.selector, files: o.files}
+	show, err := a.printerFor(o.output)
+	if err != nil {
+		return err
+	}
+	get := getOptions{selector: o.selector, fieldSelector: o.fields, files: o.files}
 	targets, spaces, err := a.getTargets(&get, args)
 	if err != nil {
 		return err
 	}
 	for _, t := range targets {
-		if t.name == "" && o.selector == "" && !o.all {
+		if t.name == "" && o.selector == "" && o.fields == "" && !o.all {
 			return fmt.Errorf("resource(s) were provided, but no name was specified: give a name, a selector (-l) or --all to wait for %s", t.kind.Resource)
 		}
 	}
@@ -171,11 +181,11 @@ func (a *app) runWait(ctx context.Context, o waitOptions, args []string) error {
 	ctx, cancel := context.WithTimeout(ctx, o.timeout)
 	defer cancel()
 	for i, t := range targets {
-		var err error
-		if deletion {
-			err = a.waitGone(ctx, t, spaces[i], o.selector)
-		} else {
-			err = a.waitFor(ctx, t, spaces[i], o.selector, is, creation)
+		w := &waiting{app: a, target: t, is: is, deletion: deletion, creation: creation, show: show, met: map[types.UID]bool{}, progress: a.progress("waiting")}
+		err := a.follow(ctx, t.kind, spaces[i], get.listOptions(t.name), w.look)
+		w.progress.end()
+		if errors.Is(err, errTimedOut) {
+			err = w.late()
 		}
 		if err != nil {
 			return err
@@ -184,80 +194,98 @@ func (a *app) runWait(ctx context.Context, o waitOptions, args []string) error {
 	return nil
 }
 
-func (a *app) waitGone(ctx context.Context, t target, namespace, selector string) error {
-	get := getOptions{selector: selector}
-	objects, _, err := a.objects(ctx, t.kind, namespace, get.listOptions(t.name))
-	if err != nil {
-		return err
-	}
-	waiting := map[types.UID]victim{}
-	for _, o := range objects {
-		waiting[o.GetUID()] = victim{kind: t.kind, namespace: namespace, name: o.GetName()}
-	}
-	if err := a.awaitGone(ctx, waiting); err != nil {
-		return err
-	}
-	for _, o := range objects {
-		fmt.Fprintf(a.out, "%s condition met\n", label(t.kind, o.GetName()))
-	}
-	return nil
+// waiting is for the objects that match when it begins; with a selector there
+// must be one, a named one must exist, unless they are to be gone or to come.
+type waiting struct {
+	app                *app
+	target             target
+	is                 check
+	deletion, creation bool
+	show               *printer
+	progress           *progress
+
+	began bool
+	order []schemas.Object // as they were when it began
+	met   map[types.UID]bool
 }
 
-// waitFor waits for all objects that match when it begins; with a selector
-// there must be one, a named one must exist.
-func (a *app) waitFor(ctx context.Context, t target, namespace, selector string, is check, creation bool) error {
-	get := getOptions{selector: selector}
-	p := a.progress("waiting")
-	defer p.end()
-	var order []types.UID
-	names, met := map[types.UID]string{}, map[types.UID]bool{}
-	err := a.follow(ctx, t.kind, namespace, get.listOptions(t.name), func(present map[types.UID]schemas.Object) (bool, error) {
-		if len(present) == 0 && len(order) == 0 {
-			if creation {
-				return false, nil
-			}
-			if t.name != "" {
-				return false, apierrors.NewNotFound(groupResource(t.kind), t.name)
-			}
-			return false, errors.New("no matching resources found")
+// begin takes in what is there. It returns false where nothing is yet.
+func (w *waiting) begin(present map[types.UID]schemas.Object) (bool, error) {
+	switch {
+	case w.began:
+		return true, nil
+	case len(present) > 0 || w.deletion:
+	case w.creation:
+		return false, nil
+	case w.target.name != "":
+		return false, apierrors.NewNotFound(groupResource(w.target.kind), w.target.name)
+	default:
+		return false, errors.New("no matching resources found")
+	}
+	w.began = true
+	w.order = slices.SortedFunc(maps.Values(present), func(x, y schemas.Object) int {
+		return cmp.Or(strings.Compare(x.GetNamespace(), y.GetNamespace()), strings.Compare(x.GetName(), y.GetName()))
+	})
+	return true, nil
+}
+
+func (w *waiting) look(present map[types.UID]schemas.Object) (bool, error) {
+	if began, err := w.begin(present); err != nil || !began {
+		return false, err
+	}
+	for _, was := range w.order {
+		uid := was.GetUID()
+		if w.met[uid] {
+			continue
 		}
-		if len(order) == 0 {
-			order = slices.Collect(maps.Keys(present))
-			slices.SortFunc(order, func(x, y types.UID) int { return strings.Compare(present[x].GetName(), present[y].GetName()) })
-			for _, uid := range order {
-				names[uid] = present[uid].GetName()
-			}
-		}
-		for _, uid := range order {
-			o, there := present[uid]
-			if met[uid] {
-				continue
-			}
-			if !there {
-				return false, apierrors.NewNotFound(groupResource(t.kind), names[uid])
-			}
-			ok, err := is(o)
-			if err != nil {
+		o, there := present[uid]
+		met := !there
+		switch {
+		case w.deletion:
+			o = was
+		case !there:
+			return false, apierrors.NewNotFound(groupResource(w.target.kind), was.GetName())
+		default:
+			var err error
+			if met, err = w.is(o); err != nil {
 				return false, err
 			}
-			if ok {
-				met[uid] = true
-				fmt.Fprintf(a.out, "%s condition met\n", label(t.kind, names[uid]))
-			}
 		}
-		p.say("waiting for %d of %d %s", len(order)-len(met), len(order), t.kind.Resource)
-		return len(met) == len(order), nil
-	})
-	if !errors.Is(err, errTimedOut) {
-		return err
+		if !met {
+			continue
+		}
+		w.met[uid] = true
+		if err := w.say(o); err != nil {
+			return false, err
+		}
 	}
-	p.end()
-	if len(order) == 0 {
-		return fmt.Errorf("timed out waiting for the condition on %s/%s", t.kind.Resource, t.name)
+	w.progress.say("waiting for %d of %d %s", len(w.order)-len(w.met), len(w.order), w.target.kind.Resource)
+	return len(w.met) == len(w.order), nil
+}
+
+func (w *waiting) say(o schemas.Object) error {
+	k := w.target.kind
+	if w.show == nil {
+		fmt.Fprintf(w.app.out, "%s condition met\n", label(k, o.GetName()))
+		return nil
 	}
-	for _, uid := range order {
-		if !met[uid] {
-			a.report(fmt.Errorf("timed out waiting for the condition on %s/%s", t.kind.Resource, names[uid]))
+	o.GetObjectKind().SetGroupVersionKind(k.GVK)
+	raw, err := json.Marshal(o)
+	if err != nil {
+		return fmt.Errorf("print %s: %w", label(k, o.GetName()), err)
+	}
+	return w.show.object(w.app.out, k, raw)
+}
+
+// late reports each object that was not in time.
+func (w *waiting) late() error {
+	resource := w.target.kind.Resource
+	if !w.began {
+		return fmt.Errorf("timed out waiting for the condition on %s/%s", resource, w.target.name)
+	}
+	for _, o := range w.order {
+		if !w.met[o.GetUID()] {
+			w.app.report(fmt.Errorf("timed out waiting for the condition on %s/%s", resource, o.GetName()))
 		}
 	}
 	return errReported
