@@ -64,7 +64,8 @@ var fieldRules = map[string]func() []FieldRule{
 				"spec.revisionHistoryLimit", "spec.minReadySeconds", "spec.ordinals"),
 			[]FieldRule{
 				no("spec.volumeClaimTemplates", noVolumes),
-				no("spec.persistentVolumeClaimRetentionPolicy", noVolumes),
+				only("spec.persistentVolumeClaimRetentionPolicy.whenDeleted", noVolumes, "Retain"),
+				only("spec.persistentVolumeClaimRetentionPolicy.whenScaled", noVolumes, "Retain"),
 			},
 			templateAt("spec.template"))
 	},

@@ -119,7 +119,7 @@ func (b *schemaBuilder) structOf(at typedField, m mode) object {
 // property is a field's schema, and whether it has to be given.
 func (b *schemaBuilder) property(at typedField, m mode) (object, bool) {
 	f := b.d.describe(at)
-	s := object{}
+	var s object
 	if m == byTable {
 		switch rule := b.d.rule(at); {
 		case rule == nil || rule.Level == Supported && strings.HasSuffix(rule.Path, "[]"):
@@ -145,7 +145,7 @@ func (b *schemaBuilder) property(at typedField, m mode) (object, bool) {
 		s = b.value(at, at.t, m)
 	}
 	b.annotate(s, at, f, m)
-	return s, f.Required && !(m == byTable && f.Level == Refused)
+	return s, f.Required && (m != byTable || f.Level != Refused)
 }
 
 // annotate adds what is known of the field rather than of its type.
@@ -179,9 +179,10 @@ func limit(s object, t reflect.Type, rule *FieldRule) {
 	if len(rule.Values) == 0 {
 		return
 	}
+	optional := t.Kind() != reflect.Pointer
 	for t.Kind() == reflect.Slice || t.Kind() == reflect.Pointer {
 		if t.Kind() == reflect.Slice {
-			s = s["items"].(object)
+			s, optional = s["items"].(object), false
 		}
 		t = t.Elem()
 	}
@@ -198,8 +199,8 @@ func limit(s object, t reflect.Type, rule *FieldRule) {
 			values = append(values, v)
 		}
 	}
-	// What is empty was not given.
-	if t.Kind() == reflect.String && !slices.Contains(rule.Values, "") {
+	// What is empty was not given, but where a pointer or an item tells.
+	if optional && t.Kind() == reflect.String && !slices.Contains(rule.Values, "") {
 		values = append(values, "")
 	}
 	s["enum"] = values

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -40,7 +41,7 @@ func supportedFieldsPage() string {
 	b.WriteString(`# Supported fields
 
 What Gantry makes of every field of every kind. Admission, this page and the
-errors that users see come from one table, ` + "`schemas/fields.go`" + `; a test
+errors that users see come from one table, ` + "`schemas/fields*.go`" + `; a test
 writes this page from it:
 
     go test ./schemas -run TestSupportedFieldsDoc -update
@@ -53,20 +54,40 @@ writes this page from it:
 | no | refused at admission, by name and path |
 
 What is not listed below a field that says yes is supported as well; what is
-refused is never silently ignored. Kinds that are not here are refused. Cluster
-IPs, defaults and immutability follow Kubernetes. Two rules go further than
-Kubernetes: a container's port may be listed once for each protocol, and a
-probe's named port must exist. A Service needs a selector, and host ports need
-hostNetwork, for now.
+refused is never silently ignored. A field that is refused may be there with
+nothing in it: an empty string or list, false or 0. Kinds that are not here are
+refused. Defaults, validation and immutability are Kubernetes' own, held against
+its code by ` + "`task oracle`" + `; where Gantry differs, the
+` + "`*.differences.yaml`" + ` beside the cases in schemas/testdata/kubernetes say why.
+A Service needs a selector, and host ports need hostNetwork, for now.
+
+The same is served as JSON Schema (` + "`api.schema.<resource>._`" + ` on the bus) and
+explained by ` + "`gantry explain`" + `.
 
 `)
+	b.WriteString("## Kinds\n\n| Kind | Resource | Served |\n|---|---|---|\n")
+	for _, k := range Kinds {
+		served := "yes"
+		if k.Refused != "" {
+			served = "no: " + k.Refused
+		}
+		fmt.Fprintf(&b, "| %s (%s) | `%s` | %s |\n", k.GVK.Kind, k.GVK.GroupVersion(), k.Resource, served)
+	}
+	b.WriteString("\n")
 	b.WriteString("## Metadata of every kind\n\n")
 	w := docWalk{b: &b, rules: rulesOf(Pods)}
 	w.head()
 	w.fields(reflect.TypeFor[metav1.ObjectMeta](), "metadata")
+	b.WriteString("\n## Metadata of a template\n\nOf a pod template, and of a CronJob's job template.\n\n")
+	w = docWalk{b: &b, rules: rulesOf(PodTemplates), whole: true}
+	w.head()
+	w.fields(reflect.TypeFor[metav1.ObjectMeta](), "template.metadata")
 	b.WriteString("\n")
 	for _, k := range Kinds {
 		fmt.Fprintf(&b, "## %s (%s)\n\n", k.GVK.Kind, k.GVK.GroupVersion())
+		if k.Refused != "" {
+			fmt.Fprintf(&b, "**Refused: %s.** What follows is what will be supported once the kind is.\n\n", k.Refused)
+		}
 		switch k.Resource {
 		case Events:
 			b.WriteString("Written by Gantry; users read and delete them. Events expire after an hour.\n\n")
@@ -92,6 +113,8 @@ hostNetwork, for now.
 type docWalk struct {
 	b     *strings.Builder
 	rules map[string]*FieldRule
+	// whole writes a template's metadata out instead of pointing at its section.
+	whole bool
 }
 
 // sortedFields are a struct's JSON fields by name.
@@ -131,9 +154,13 @@ func (w *docWalk) field(t reflect.Type, path string) {
 		w.row(path, &FieldRule{})
 		return
 	}
-	if path == "spec.template.spec" {
-		// A template's fields are a pod's, below another path.
-		fmt.Fprintf(w.b, "| `%s.*` | as a Pod's `spec.*` | restartPolicy Always only |\n", path)
+	// What stands in many kinds is written once.
+	if t == reflect.TypeFor[corev1.PodSpec]() && path != "spec" {
+		fmt.Fprintf(w.b, "| `%s.*` | as a Pod's `spec.*` |  |\n", path)
+		return
+	}
+	if t == reflect.TypeFor[metav1.ObjectMeta]() && path != "metadata" && !w.whole {
+		fmt.Fprintf(w.b, "| `%s.*` | as the metadata of a template |  |\n", path)
 		return
 	}
 	switch {
