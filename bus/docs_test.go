@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -40,6 +41,9 @@ var docTypes = map[string]func() any{
 	"Service":         func() any { return &corev1.Service{} },
 	"ServiceList":     func() any { return &corev1.ServiceList{} },
 	"Deployment":      func() any { return &appsv1.Deployment{} },
+	"ConfigMap":       func() any { return &corev1.ConfigMap{} },
+	"Scale":           func() any { return &autoscalingv1.Scale{} },
+	"PodList":         func() any { return &corev1.PodList{} },
 	"Images":          func() any { return &[]map[string]any{} },
 	"NodeCredentials": func() any { return &schemas.NodeCredentials{} },
 	"UserCredentials": func() any { return &schemas.UserCredentials{} },

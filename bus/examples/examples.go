@@ -59,3 +59,46 @@ func Read(path string) ([]Example, error) {
 	}
 	return out, nil
 }
+
+// Headers are the arguments of the form NAME=VALUE that follow the first.
+func (e Example) Headers() map[string][]string {
+	out := map[string][]string{}
+	for _, arg := range e.Args[min(1, len(e.Args)):] {
+		if name, value, ok := strings.Cut(arg, "="); ok {
+			out[name] = append(out[name], value)
+		}
+	}
+	return out
+}
+
+// Missing says what of want is not in got, both decoded JSON: fields that want
+// leaves out do not matter, lists must be of one length. It is empty where
+// nothing is missing.
+func Missing(want, got any) string { return missing("", want, got) }
+
+func missing(path string, want, got any) string {
+	switch w := want.(type) {
+	case map[string]any:
+		g, _ := got.(map[string]any)
+		for k, v := range w {
+			if diff := missing(path+"."+k, v, g[k]); diff != "" {
+				return diff
+			}
+		}
+	case []any:
+		g, ok := got.([]any)
+		if !ok || len(g) != len(w) {
+			return fmt.Sprintf("has not %d entries at %s", len(w), path)
+		}
+		for i := range w {
+			if diff := missing(fmt.Sprintf("%s[%d]", path, i), w[i], g[i]); diff != "" {
+				return diff
+			}
+		}
+	default:
+		if want != got {
+			return fmt.Sprintf("has %v at %s, not %v", got, path, want)
+		}
+	}
+	return ""
+}

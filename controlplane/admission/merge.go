@@ -14,9 +14,8 @@ import (
 // the keys that Kubernetes' types declare in their struct tags.
 //
 // It is written here rather than taken from apimachinery's strategicpatch
-// because that links the OpenAPI libraries into the control plane, goes by way
-// of a patch with directives that is never sent, and takes ports of one number
-// and two protocols for one.
+// because that goes by way of a patch with directives that is never sent, and
+// takes ports of one number and two protocols for one.
 
 // mergeApply returns the merged object; t is the Go type of the kind. None of
 // the three is changed.

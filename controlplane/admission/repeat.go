@@ -3,6 +3,7 @@ package admission
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -44,7 +45,13 @@ func (a *Admission) once(ctx context.Context, w write, do func() (reply, error))
 	if w.id == "" || !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) && !apierrors.IsNotFound(err) {
 		return r, err
 	}
-	if before, found, lookErr := a.repeated(ctx, w, true); found && lookErr == nil {
+	before, found, lookErr := a.repeated(ctx, w, true)
+	switch {
+	case lookErr != nil:
+		// To say that the object exists, or is gone, might be to refuse what this
+		// very request did.
+		return reply{}, apierrors.NewTimeoutError(fmt.Sprintf("whether the write took place is not known (%v); ask again with the same %s", lookErr, schemas.HeaderRequest), 1)
+	case found:
 		return before, nil
 	}
 	return r, err

@@ -61,15 +61,15 @@ func (a *Admission) scale(ctx context.Context, kind schemas.Kind, call schemas.C
 	return a.modify(ctx, w, specRules, func(old schemas.Object) (schemas.Object, error) {
 		asked := body
 		if call.Verb == schemas.VerbPatch {
-			doc, err := json.Marshal(scaleOf(old))
+			doc, err := scaleReply(old, false)
 			if err != nil {
 				return nil, fmt.Errorf("encode scale: %w", err)
 			}
-			if asked, err = p.apply(ctx, doc, &autoscalingv1.Scale{}); err != nil {
+			if asked, err = p.apply(ctx, doc.body, &autoscalingv1.Scale{}); err != nil {
 				return nil, err
 			}
 		}
-		s, err := readScale(asked, old)
+		s, err := readScale(asked, old, call.Verb == schemas.VerbUpdate)
 		if err != nil {
 			return nil, err
 		}
@@ -92,13 +92,25 @@ func replicasOf(o schemas.Object) **int32 {
 	return nil
 }
 
+// scaleReply writes the number of replicas in any case: Kubernetes' type leaves
+// out zero, and then no operation of a patch finds it.
 func scaleReply(o schemas.Object, _ bool) (reply, error) {
-	data, err := json.Marshal(scaleOf(o))
+	s := scaleOf(o)
+	out := struct {
+		*autoscalingv1.Scale `json:",inline"`
+		Spec                 struct {
+			Replicas int32 `json:"replicas"`
+		} `json:"spec"`
+	}{Scale: s}
+	out.Spec.Replicas = s.Spec.Replicas
+	data, err := json.Marshal(out)
 	return reply{body: data}, err
 }
 
-// readScale reads the Scale that a caller wants of an object.
-func readScale(data []byte, old schemas.Object) (*autoscalingv1.Scale, error) {
+// readScale reads the Scale that a caller wants of an object. In a whole one no
+// number means zero, as its type writes it; what a patch has removed or an apply
+// leaves out is no number.
+func readScale(data []byte, old schemas.Object, whole bool) (*autoscalingv1.Scale, error) {
 	var s autoscalingv1.Scale
 	if err := decodeOptions(data, &s, "Scale"); err != nil {
 		return nil, err
@@ -108,12 +120,11 @@ func readScale(data []byte, old schemas.Object) (*autoscalingv1.Scale, error) {
 	}
 	at := field.NewPath("spec", "replicas")
 	var said struct {
-		Spec struct {
+		Spec *struct {
 			Replicas *int32 `json:"replicas"`
 		} `json:"spec"`
 	}
-	// Zero and nothing are not the same here: one ends every pod.
-	if err := kjson.UnmarshalCaseSensitivePreserveInts(data, &said); err != nil || said.Spec.Replicas == nil {
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(data, &said); err != nil || said.Spec == nil || said.Spec.Replicas == nil && !whole {
 		return nil, invalid(field.Required(at, ""))
 	}
 	switch {

@@ -100,7 +100,7 @@ func applyError(w write, err error) error {
 func (a *Admission) applyScale(ctx context.Context, w write, body []byte) (reply, error) {
 	w.applied = true
 	return a.modify(ctx, w, specRules, func(old schemas.Object) (schemas.Object, error) {
-		s, err := readScale(body, old)
+		s, err := readScale(body, old, false)
 		if err != nil {
 			return nil, err
 		}

@@ -83,7 +83,7 @@ func TestScaleByEveryPatchAndByUpdate(t *testing.T) {
 		`{"metadata":{"uid":"other"},"spec":{"replicas":1}}`:         409,
 		`{"metadata":{"name":"other"},"spec":{"replicas":1}}`:        400,
 		`{"kind":"Deployment","spec":{"replicas":1}}`:                400,
-		`{"spec":{}}`: 422, `{"spec":{"replicas":-1}}`: 422, `{"spec":{"replicas":99999999999}}`: 400, `[]`: 400, `{"spec":{"replicas":1,"replicas":2}}`: 400,
+		`{}`: 422, `{"spec":{"replicas":-1}}`: 422, `{"spec":{"replicas":99999999999}}`: 400, `[]`: 400, `{"spec":{"replicas":1,"replicas":2}}`: 400,
 	} {
 		if _, _, st := w.call(schemas.VerbUpdate, "deployments/scale", "default", "web", body); st == nil || st.Code != code {
 			t.Errorf("%s: %+v", body, st)
@@ -92,6 +92,9 @@ func TestScaleByEveryPatchAndByUpdate(t *testing.T) {
 	if n := *w.deployment("web").Spec.Replicas; n != 13 {
 		t.Errorf("replicas %d", n)
 	}
+	// Zero as Kubernetes' clients write it, and back by an operation.
+	w.ok(schemas.VerbUpdate, "deployments/scale", "default", "web", `{"spec":{}}`)
+	w.ok(schemas.VerbPatch, "deployments/scale", "default", "web", `[{"op":"test","path":"/spec/replicas","value":0},{"op":"replace","path":"/spec/replicas","value":2}]`)
 }
 
 func TestBindingHappensOnce(t *testing.T) {

@@ -39,10 +39,8 @@ func TestBusDocs(t *testing.T) {
 			continue
 		}
 		args := []string{"req", "--raw", "--timeout", "10s", subject, strings.ReplaceAll(e.Body, "REVISION", revision)}
-		if e.Verb == "node" {
-			for _, h := range e.Args[1:] {
-				args = append(args, "--header", strings.Replace(h, "=", ":", 1))
-			}
+		for _, h := range e.Args[1:] {
+			args = append(args, "--header", strings.Replace(h, "=", ":", 1))
 		}
 		out := l.must(l.nats(args...))
 		var want, got any
@@ -53,7 +51,7 @@ func TestBusDocs(t *testing.T) {
 			t.Errorf("docs/bus.md:%d: %s answers %q: %v", e.Line, subject, out, err)
 			continue
 		}
-		if diff := missing("", want, got); diff != "" {
+		if diff := examples.Missing(want, got); diff != "" {
 			t.Errorf("docs/bus.md:%d: %s answers %s\nwhich %s", e.Line, subject, out, diff)
 		}
 		if m, ok := got.(map[string]any); ok {
@@ -62,40 +60,11 @@ func TestBusDocs(t *testing.T) {
 			}
 		}
 	}
-	for _, verb := range []string{"apply", "create", "get", "list", "watch", "update", "patch", "delete", "log", "images", "image-put"} {
+	for _, verb := range []string{"apply", "create", "get", "list", "watch", "update", "patch", "delete", "deletecollection", "log", "images", "image-put"} {
 		if !verbs[verb] {
 			t.Errorf("docs/bus.md has no example of %s", verb)
 		}
 	}
-}
-
-// missing says what of want is not in got: fields that want leaves out do not
-// matter, lists must be of one length.
-func missing(path string, want, got any) string {
-	switch w := want.(type) {
-	case map[string]any:
-		g, _ := got.(map[string]any)
-		for k, v := range w {
-			if diff := missing(path+"."+k, v, g[k]); diff != "" {
-				return diff
-			}
-		}
-	case []any:
-		g, ok := got.([]any)
-		if !ok || len(g) != len(w) {
-			return fmt.Sprintf("has not %d entries at %s", len(w), path)
-		}
-		for i := range w {
-			if diff := missing(fmt.Sprintf("%s[%d]", path, i), w[i], g[i]); diff != "" {
-				return diff
-			}
-		}
-	default:
-		if want != got {
-			return fmt.Sprintf("has %v at %s, not %v", got, path, want)
-		}
-	}
-	return ""
 }
 
 // TestReadmeCommands runs what the README shows of gantry and nats, literally,
