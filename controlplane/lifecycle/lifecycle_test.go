@@ -6,9 +6,12 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"gantry.dev/schemas"
 )
@@ -81,6 +84,11 @@ func TestMarkDeleted(t *testing.T) {
 			policy(metav1.DeletePropagationOrphan), marks{at(-9), ptr[int64](0), []string{"x/y", metav1.FinalizerOrphanDependents}, false}},
 		{"background ends foreground", &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Finalizers: []string{metav1.FinalizerDeleteDependents}, DeletionTimestamp: at(-9), DeletionGracePeriodSeconds: ptr[int64](0)}},
 			policy(metav1.DeletePropagationBackground), marks{at(-9), ptr[int64](0), nil, true}},
+		{"stateful set in the foreground", &appsv1.StatefulSet{}, policy(metav1.DeletePropagationForeground), marks{at(0), ptr[int64](0), []string{metav1.FinalizerDeleteDependents}, false}},
+		{"daemon set orphans", &appsv1.DaemonSet{}, policy(metav1.DeletePropagationOrphan), marks{at(0), ptr[int64](0), []string{metav1.FinalizerOrphanDependents}, false}},
+		{"job in the foreground", &batchv1.Job{}, policy(metav1.DeletePropagationForeground), marks{at(0), ptr[int64](0), []string{metav1.FinalizerDeleteDependents}, false}},
+		{"cron job in the background", &batchv1.CronJob{}, policy(metav1.DeletePropagationBackground), marks{at(0), ptr[int64](0), nil, true}},
+		{"a claim owns nothing", &corev1.PersistentVolumeClaim{}, policy(metav1.DeletePropagationForeground), marks{at(0), ptr[int64](0), nil, true}},
 		{"namespace", &corev1.Namespace{Spec: corev1.NamespaceSpec{Finalizers: []corev1.FinalizerName{corev1.FinalizerKubernetes}}}, metav1.DeleteOptions{}, marks{at(0), ptr[int64](0), nil, false}},
 		{"empty namespace", &corev1.Namespace{}, metav1.DeleteOptions{}, marks{at(0), ptr[int64](0), nil, true}},
 	}
@@ -153,6 +161,114 @@ func TestPrepare(t *testing.T) {
 	}
 }
 
+// TestPrepareKinds: every kind begins with generation and status of its own, and
+// a change of its spec counts as one, of its labels as none.
+func TestPrepareKinds(t *testing.T) {
+	template := corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i:1"}}}}
+	counted := map[string]struct {
+		in     schemas.Object
+		dirty  func(schemas.Object)
+		change func(schemas.Object)
+		clean  func(schemas.Object) bool // the status is that of a new object
+	}{
+		"deployment": {&appsv1.Deployment{Spec: appsv1.DeploymentSpec{Template: template}},
+			func(o schemas.Object) { o.(*appsv1.Deployment).Status.Replicas = 3 },
+			func(o schemas.Object) { o.SetAnnotations(map[string]string{"a": "b"}) },
+			func(o schemas.Object) bool { return o.(*appsv1.Deployment).Status.Replicas == 0 }},
+		"stateful set": {&appsv1.StatefulSet{Spec: appsv1.StatefulSetSpec{Template: template}},
+			func(o schemas.Object) { o.(*appsv1.StatefulSet).Status.Replicas = 3 },
+			func(o schemas.Object) { o.(*appsv1.StatefulSet).Spec.Replicas = ptr[int32](9) },
+			func(o schemas.Object) bool { return o.(*appsv1.StatefulSet).Status.Replicas == 0 }},
+		"daemon set": {&appsv1.DaemonSet{Spec: appsv1.DaemonSetSpec{Template: template}},
+			func(o schemas.Object) { o.(*appsv1.DaemonSet).Status.NumberReady = 3 },
+			func(o schemas.Object) { o.(*appsv1.DaemonSet).Spec.MinReadySeconds = 9 },
+			func(o schemas.Object) bool { return o.(*appsv1.DaemonSet).Status.NumberReady == 0 }},
+		"replication controller": {&corev1.ReplicationController{Spec: corev1.ReplicationControllerSpec{Template: &template}},
+			func(o schemas.Object) { o.(*corev1.ReplicationController).Status.Replicas = 3 },
+			func(o schemas.Object) { o.(*corev1.ReplicationController).Spec.Replicas = ptr[int32](9) },
+			func(o schemas.Object) bool { return o.(*corev1.ReplicationController).Status.Replicas == 0 }},
+		"job": {&batchv1.Job{Spec: batchv1.JobSpec{Template: template}},
+			func(o schemas.Object) { o.(*batchv1.Job).Status.Active = 3 },
+			func(o schemas.Object) { o.(*batchv1.Job).Spec.Suspend = ptr(true) },
+			func(o schemas.Object) bool { return o.(*batchv1.Job).Status.Active == 0 }},
+		"cron job": {&batchv1.CronJob{},
+			func(o schemas.Object) { o.(*batchv1.CronJob).Status.LastScheduleTime = at(0) },
+			func(o schemas.Object) { o.(*batchv1.CronJob).Spec.Schedule = "@daily" },
+			func(o schemas.Object) bool { return o.(*batchv1.CronJob).Status.LastScheduleTime == nil }},
+		"pod template": {&corev1.PodTemplate{Template: template}, func(schemas.Object) {},
+			func(o schemas.Object) { o.(*corev1.PodTemplate).Template.Spec.Hostname = "h" },
+			func(schemas.Object) bool { return true }},
+		"disruption budget": {&policyv1.PodDisruptionBudget{},
+			func(o schemas.Object) { o.(*policyv1.PodDisruptionBudget).Status.CurrentHealthy = 3 },
+			func(o schemas.Object) { o.(*policyv1.PodDisruptionBudget).Spec.MinAvailable = ptr(intstr.FromInt32(1)) },
+			func(o schemas.Object) bool { return o.(*policyv1.PodDisruptionBudget).Status.CurrentHealthy == 0 }},
+	}
+	for desc, tt := range counted {
+		t.Run(desc, func(t *testing.T) {
+			tt.in.SetGeneration(7)
+			tt.dirty(tt.in)
+			PrepareCreate(tt.in)
+			if tt.in.GetGeneration() != 1 || !tt.clean(tt.in) {
+				t.Errorf("created: %+v", tt.in)
+			}
+			tt.in.SetUID("u")
+			tt.dirty(tt.in)
+			same := tt.in.DeepCopyObject().(schemas.Object)
+			same.SetLabels(map[string]string{"x": "y"})
+			same.SetUID("")
+			PrepareUpdate(same, tt.in)
+			if same.GetGeneration() != 1 || same.GetUID() != "u" {
+				t.Errorf("labels alone: generation %d, UID %q", same.GetGeneration(), same.GetUID())
+			}
+			other := tt.in.DeepCopyObject().(schemas.Object)
+			tt.change(other)
+			PrepareUpdate(other, tt.in)
+			if other.GetGeneration() != 2 {
+				t.Errorf("changed: generation %d", other.GetGeneration())
+			}
+		})
+	}
+}
+
+// TestPrepareClaims: what has no generation keeps its status in an update.
+func TestPrepareClaims(t *testing.T) {
+	claim := &corev1.PersistentVolumeClaim{Status: corev1.PersistentVolumeClaimStatus{Phase: corev1.ClaimLost}}
+	PrepareCreate(claim)
+	volume := &corev1.PersistentVolume{Status: corev1.PersistentVolumeStatus{Phase: corev1.VolumeBound}}
+	PrepareCreate(volume)
+	if claim.Status.Phase != corev1.ClaimPending || volume.Status.Phase != corev1.VolumePending || claim.Generation != 0 || volume.Generation != 0 {
+		t.Errorf("created %+v, %+v", claim, volume)
+	}
+	claim.Status.Phase, volume.Status.Phase = corev1.ClaimBound, corev1.VolumeBound
+	later, bigger := &corev1.PersistentVolumeClaim{}, &corev1.PersistentVolume{}
+	PrepareUpdate(later, claim)
+	PrepareUpdate(bigger, volume)
+	if later.Status.Phase != corev1.ClaimBound || bigger.Status.Phase != corev1.VolumeBound {
+		t.Errorf("updated %+v, %+v", later, bigger)
+	}
+}
+
+func TestPrepareJobSelector(t *testing.T) {
+	j := &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Name: "j", Namespace: "default"}}
+	PrepareCreate(j)
+	uid := string(j.UID)
+	if uid == "" || j.Spec.Selector.MatchLabels[batchv1.ControllerUidLabel] != uid || j.Spec.Template.Labels[batchv1.JobNameLabel] != "j" {
+		t.Errorf("%+v", j)
+	}
+	PrepareCreate(j)
+	if string(j.UID) != uid {
+		t.Error("another UID for the same Job")
+	}
+}
+
+func TestPrepareGatedPod(t *testing.T) {
+	p := pod("", func(p *corev1.Pod) { p.Spec.SchedulingGates = []corev1.PodSchedulingGate{{Name: "x"}} })
+	PrepareCreate(p)
+	if c := p.Status.Conditions; len(c) != 1 || c[0].Type != corev1.PodScheduled || c[0].Reason != corev1.PodReasonSchedulingGated {
+		t.Errorf("%+v", c)
+	}
+}
+
 func TestQOSClass(t *testing.T) {
 	list := func(cpu, memory string) corev1.ResourceList {
 		l := corev1.ResourceList{}
@@ -163,6 +279,20 @@ func TestQOSClass(t *testing.T) {
 			l[corev1.ResourceMemory] = resource.MustParse(memory)
 		}
 		return l
+	}
+	budget := &corev1.PodSpec{
+		Containers: []corev1.Container{{Name: "c"}},
+		Resources:  &corev1.ResourceRequirements{Requests: list("1", "1Gi"), Limits: list("1", "1Gi")},
+	}
+	if got := QOSClass(budget); got != corev1.PodQOSGuaranteed {
+		t.Errorf("a pod's own budget: %s", got)
+	}
+	init := &corev1.PodSpec{
+		Containers:     []corev1.Container{{Resources: corev1.ResourceRequirements{Requests: list("1", "1Gi"), Limits: list("1", "1Gi")}}},
+		InitContainers: []corev1.Container{{}},
+	}
+	if got := QOSClass(init); got != corev1.PodQOSBurstable {
+		t.Errorf("an init container without limits: %s", got)
 	}
 	for _, tt := range []struct {
 		requests, limits corev1.ResourceList
