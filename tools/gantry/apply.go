@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/spf13/cobra"
@@ -236,7 +238,13 @@ Somebody else wrote these fields and owns them. Choose one of these ways:
 * Their owner's value is what you want as well: write that value into the
   manifest, and both of you own the field.
 `, err)
+	if strings.Contains(err.Error(), strconv.Quote(beforeFirstApply)) {
+		fmt.Fprintf(a.err, "%q is everybody who wrote before the first apply --server-side: it may have been you.\n", beforeFirstApply)
+	}
 }
+
+// beforeFirstApply owns what was there before anybody's fields were told apart.
+const beforeFirstApply = "before-first-apply"
 
 func isFieldConflict(err error) bool {
 	var status apierrors.APIStatus

@@ -72,6 +72,11 @@ Somebody else wrote these fields and owns them. Choose one of these ways:
 	expect(t, "it is", "3", l.ok("", "get", "deployment/web", "-o", "jsonpath={.spec.replicas}"))
 	managers := l.ok("", "get", "deployment/web", "--show-managed-fields", "-o", `jsonpath={range .metadata.managedFields[?(@.operation=="Apply")]}{.manager} {end}`)
 	expect(t, "who applied", "one two ", managers)
+	l.ok(service, "apply", "-f", "-")
+	_, stderr = l.fails(strings.Replace(service, "selector: {app: web}", "selector: {app: other}", 1), append(one, "--dry-run=server")...)
+	if !strings.HasSuffix(stderr, "\"before-first-apply\" is everybody who wrote before the first apply --server-side: it may have been you.\n") {
+		t.Errorf("what was applied otherwise before: %s", stderr)
+	}
 	l.ok("", "label", "deployment/web", "by=hand", "--field-manager=hand")
 	managers = l.ok("", "get", "deployment/web", "--show-managed-fields", "-o", `jsonpath={.metadata.managedFields[?(@.manager=="hand")].operation}`)
 	expect(t, "who else wrote", "Update", managers)

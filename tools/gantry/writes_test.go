@@ -109,8 +109,8 @@ func TestAStoryOfChanges(t *testing.T) {
 	expect(t, "env left", `[{"name":"LEVEL","value":"3"}]`, get("{.spec.template.spec.containers[0].env}"))
 
 	expect(t, "set resources", "deployment.apps/web resource requirements updated\n",
-		l.ok("", "set", "resources", "deployment/web", "-c", "w*", "--limits=cpu=200m,memory=64Mi", "--requests=cpu=100m"))
-	expect(t, "the limits", `{"limits":{"cpu":"200m","memory":"64Mi"},"requests":{"cpu":"100m","memory":"64Mi"}}`, get("{.spec.template.spec.containers[0].resources}"))
+		l.ok("", "set", "resources", "deployment/web", "-c", "w*", "--limits=cpu=200m,memory=64Mi", "--requests=cpu=100m,memory=32Mi"))
+	expect(t, "the limits", `{"limits":{"cpu":"200m","memory":"64Mi"},"requests":{"cpu":"100m","memory":"32Mi"}}`, get("{.spec.template.spec.containers[0].resources}"))
 	expect(t, "take a limit off", "deployment.apps/web resource requirements updated\n", l.ok("", "set", "resources", "deployment/web", "--limits=cpu=0"))
 	expect(t, "the limits left", `{"memory":"64Mi"}`, get("{.spec.template.spec.containers[0].resources.limits}"))
 
@@ -129,7 +129,7 @@ func TestAStoryOfChanges(t *testing.T) {
 	expect(t, "not scaled", "2", get("{.spec.replicas}"))
 
 	whole := l.ok("", "get", "deployment/web", "-o", "yaml")
-	expect(t, "replace", "deployment.apps/web replaced\n", l.ok(regexp.MustCompile("resourceVersion: .*\n").ReplaceAllString(strings.Replace(whole, "replicas: 2", "replicas: 3", 1), ""), "replace", "-f", "-"))
+	expect(t, "replace", "deployment.apps/web replaced\n", l.ok(regexp.MustCompile("(?m)^ *resourceVersion: .*\n").ReplaceAllString(strings.Replace(whole, "replicas: 2", "replicas: 3", 1), ""), "replace", "-f", "-"))
 	_, stderr := l.fails(strings.Replace(whole, "replicas: 2", "replicas: 4", 1), "replace", "-f", "-")
 	if !strings.Contains(stderr, "Error from server (Conflict)") {
 		t.Errorf("replace of an old version: %s", stderr)
