@@ -262,7 +262,7 @@ func (r *Runtime) Erase(ctx context.Context) error {
 	}
 	for _, path := range []string{
 		filepath.Join(r.opt.StateDir, "pods"), filepath.Join(r.opt.RunDir, "pods"),
-		r.cacheDir(), r.wakePath(), filepath.Join(r.opt.RunDir, "agent.lock"),
+		r.cacheDir(), r.baseDir(), r.wakePath(), filepath.Join(r.opt.RunDir, "agent.lock"),
 	} {
 		if err := os.RemoveAll(path); err != nil {
 			return err

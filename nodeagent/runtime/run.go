@@ -48,6 +48,7 @@ func (r *Runtime) order(p *pod, c Container) error {
 	w := want.Run{
 		Container:   c,
 		Cgroup:      filepath.Join("/", r.opt.CgroupRoot, podCgroup(c.PodUID), name),
+		Base:        r.baseDir(),
 		Scratch:     filepath.Join(r.scratchDir(c.PodUID), name),
 		Cache:       r.cacheDir(),
 		HostNetwork: p.sandbox.HostNetwork,

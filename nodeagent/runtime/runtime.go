@@ -89,6 +89,9 @@ func Open(ctx context.Context, opt Options) (_ *Runtime, err error) {
 	if err := r.clearScratch(); err != nil {
 		return nil, err
 	}
+	if err := makeBase(r.baseDir()); err != nil {
+		return nil, fmt.Errorf("make base of root filesystems: %w", err)
+	}
 	if r.launcher, err = r.launcherFile(); err != nil {
 		return nil, fmt.Errorf("load launcher: %w", err)
 	}
@@ -186,6 +189,31 @@ func (r *Runtime) LogPath(s Sandbox, name string, attempt int) string {
 func (r *Runtime) wakePath() string { return filepath.Join(r.opt.RunDir, "wake") }
 
 func (r *Runtime) cacheDir() string { return filepath.Join(r.opt.RunDir, "cache") }
+
+// baseDir is on the disk of the writable layers: files of one overlay that come
+// from several filesystems show it in their device numbers.
+func (r *Runtime) baseDir() string { return filepath.Join(r.opt.StateDir, "base") }
+
+// makeBase makes what is mounted over in every container. An image's own files
+// cover it.
+func makeBase(dir string) error {
+	for _, d := range []string{"", "dev", "etc", "proc", "sys"} {
+		d = filepath.Join(dir, d)
+		if err := errors.Join(os.MkdirAll(d, 0o755), os.Chmod(d, 0o755)); err != nil { // whatever the umask is
+			return err
+		}
+	}
+	for _, name := range []string{"hosts", "hostname", "resolv.conf"} {
+		f, err := os.OpenFile(filepath.Join(dir, "etc", name), os.O_CREATE|os.O_RDONLY, 0o644)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(f.Chmod(0o644), f.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 func (r *Runtime) podDir(uid types.UID) string {
 	return filepath.Join(r.opt.RunDir, "pods", string(uid))

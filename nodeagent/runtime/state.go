@@ -4,6 +4,7 @@ package runtime
 
 import (
 	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"gantry.dev/nodeagent/runtime/rundir"
+	"gantry.dev/nodeagent/runtime/want"
 )
 
 // messageBytes is how much of a termination message is handed on.
@@ -191,14 +193,22 @@ func (f runFiles) state(shimAlive bool) (ContainerState, bool) {
 	return c, true
 }
 
-// parseFailed takes apart "reason\nnanoseconds\nmessage".
+// parseFailed takes apart "reason\nnanoseconds\nmessage"; without reason, the
+// message is the launcher's or libcontainer's own.
 func parseFailed(s string) (reason, message string, at time.Time) {
 	reason, s, _ = strings.Cut(s, "\n")
 	when, message, _ := strings.Cut(s, "\n")
 	if n, err := strconv.ParseInt(when, 10, 64); err == nil {
 		at = time.Unix(0, n)
 	}
-	return reason, message, at
+	if reason != "" {
+		return reason, message, at
+	}
+	var f want.Failure
+	if err := json.Unmarshal([]byte(message), &f); err != nil {
+		return ReasonStartError, message, at
+	}
+	return cmp.Or(f.Arg.Reason, want.Reason(f.Arg.Message)), f.Arg.Message, at
 }
 
 // message is the end of the termination message. The container wrote it, so it

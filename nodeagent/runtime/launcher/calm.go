@@ -3,10 +3,8 @@
 package main
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 
 	"golang.org/x/sys/unix"
 )
@@ -40,18 +38,4 @@ func calm() {
 		_, _ = unix.Write(fd, []byte(lateness))
 		_ = unix.Close(fd)
 	}
-}
-
-// slack is that of the first thread, as it came from whoever started us.
-var slack, _ = unix.PrctlRetInt(unix.PR_GET_TIMERSLACK, 0, 0, 0, 0)
-
-// pinned calls f on one thread with the timers that we were given. Threads that
-// a calm one made are calm too, and what is started from a thread inherits that.
-func pinned(f func() error) error {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(slack), 0, 0, 0); err != nil {
-		return fmt.Errorf("reset timers: %w", err)
-	}
-	return f()
 }

@@ -38,13 +38,9 @@ var readonlyPaths = []string{
 }
 
 // configure builds libcontainer's configuration directly; the way over an OCI
-// spec would parse what we have at hand.
-func configure(root, dev string, w want.Run) (*configs.Config, error) {
+// spec would parse what we have at hand. Mounts are missing.
+func configure(root string, w want.Run) (*configs.Config, error) {
 	caps, err := capSet(w)
-	if err != nil {
-		return nil, err
-	}
-	table, err := mounts(root, dev, w)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +50,6 @@ func configure(root, dev string, w want.Run) (*configs.Config, error) {
 		RootPropagation: unix.MS_SLAVE | unix.MS_REC,
 		// Network, IPC and UTS are not here: they are inherited from the shim.
 		Namespaces:      configs.Namespaces{{Type: configs.NEWNS}, {Type: configs.NEWPID}},
-		Mounts:          table,
 		NoNewPrivileges: w.NoNewPrivileges,
 		OomScoreAdj:     w.OOMScoreAdj,
 		NoNewKeyring:    false,

@@ -67,7 +67,7 @@ func join(dir string, o want.Exec, life *os.File) (want.ExecResult, error) {
 	if err != nil {
 		return out, err
 	}
-	state, err := quietState(dir)
+	state, err := writeState(dir, w)
 	if err != nil {
 		return out, fmt.Errorf("prepare state: %w", err)
 	}
@@ -150,38 +150,6 @@ func enterPod(pid int) error {
 		}
 	}
 	return nil
-}
-
-// quietState is a copy of the container's state for libcontainer, in which the
-// command is to keep the session keyring that it gets from us: the filter, which
-// it is under from the start, would not let it join another.
-func quietState(dir string) (string, error) {
-	b, err := os.ReadFile(filepath.Join(dir, rundir.State, rundir.ContainerID, "state.json"))
-	if err != nil {
-		return "", err
-	}
-	var state, config map[string]json.RawMessage
-	if err := json.Unmarshal(b, &state); err != nil {
-		return "", err
-	}
-	if err := json.Unmarshal(state["config"], &config); err != nil {
-		return "", err
-	}
-	config["no_new_keyring"] = json.RawMessage("true")
-	if state["config"], err = json.Marshal(config); err != nil {
-		return "", err
-	}
-	if b, err = json.Marshal(state); err != nil {
-		return "", err
-	}
-	tmp, err := os.MkdirTemp(dir, "exec-")
-	if err != nil {
-		return "", err
-	}
-	if err := os.Mkdir(filepath.Join(tmp, rundir.ContainerID), 0o700); err != nil {
-		return tmp, err
-	}
-	return tmp, os.WriteFile(filepath.Join(tmp, rundir.ContainerID, "state.json"), b, 0o600)
 }
 
 // confineJoined passes the container's filter to a command that joins it, and

@@ -19,13 +19,15 @@ import (
 	"github.com/opencontainers/runc/libcontainer/configs"
 	libseccomp "github.com/seccomp/libseccomp-golang"
 	"golang.org/x/sys/unix"
+
+	"gantry.dev/nodeagent/runtime/rundir"
 )
 
 // The seccomp filter is the same for all containers with the same capabilities,
 // and compiling it took more time than all else that a start needs. So it is
 // compiled once per boot and kept as a file; and because libcontainer knows no
 // ready-made filter, a second thread of the container's first process puts it
-// onto all threads of that process (guard), at the moment when the first thread
+// onto all threads of that process (attend), at the moment when the first thread
 // has nothing more to do than to execute the command.
 
 // instruction is a classic BPF instruction as the kernel takes it.
@@ -236,52 +238,56 @@ func unknownCalls(config *configs.Seccomp, archs []libseccomp.ScmpArch) []byte {
 	return b
 }
 
-// fdFilter is where the container's first process finds its end of the socket:
-// the first descriptor that libcontainer passes on.
-const fdFilter = 3
-
-// guard starts the thread that will install the filter. It must be called
-// before libcontainer gives anything up.
-func guard() {
-	if !filterPassed() {
-		return
+// attend starts the thread that does what is left to do when libcontainer waits
+// at the gate: it installs the filter, if there is one, and tells the shim. The
+// descriptor that it returns is libcontainer's for its log, which is closed right
+// before the gate. It must be called before anything is given up.
+func attend(rules []byte) (int, error) {
+	var log [2]int
+	if err := unix.Pipe2(log[:], unix.O_CLOEXEC); err != nil {
+		return -1, err
 	}
-	if os.Getenv("_LIBCONTAINER_INITTYPE") == "setns" {
-		guardJoined()
-		return
+	words, err := unix.FcntlInt(rundir.FDSync, unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
 	}
-	ready := make(chan struct{})
+	started := make(chan error)
 	go func() {
 		runtime.LockOSThread()
-		// Gone with the execution of the command, which must not see it.
-		unix.CloseOnExec(fdFilter)
 		// To install a filter for others this thread needs its capabilities; the
 		// change of user, which concerns all threads, would take them.
-		err := unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0)
-		close(ready)
-		buf := make([]byte, 64<<10)
-		n := 0
-		for err == nil {
-			if n, err = unix.Read(fdFilter, buf); !errors.Is(err, unix.EINTR) {
+		started <- unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0)
+		var buf [1 << 10]byte
+		for {
+			if n, err := unix.Read(log[0], buf[:]); n <= 0 && !errors.Is(err, unix.EINTR) {
 				break
 			}
-			err = nil
 		}
-		if err == nil && n == 0 {
-			return // no order came: the start has failed
+		if same(rundir.FDSync, words) {
+			select {} // it has failed and is about to say so, if it has not yet, and to end
 		}
-		if err == nil {
-			err = install(buf[:n])
+		if len(rules) > 0 {
+			if err := install(rules); err != nil {
+				os.Exit(fail(words, fmt.Errorf("confine process: %w", err)))
+			}
 		}
-		answer := "ok"
-		if err != nil {
-			answer = err.Error()
-		}
-		_, _ = unix.Write(fdFilter, []byte(answer))
+		_, _ = unix.Write(rundir.FDReady, []byte{1})
 		select {} // until the command is executed
 	}()
-	<-ready
+	return log[1], <-started
 }
+
+// same tells whether both descriptors are of one file. On its way to the gate
+// libcontainer has closed its socket before its log; when it fails, it closes it
+// later, after it has said why, so the shim looks for that once more.
+func same(a, b int) bool {
+	var s, t unix.Stat_t
+	return unix.Fstat(a, &s) == nil && unix.Fstat(b, &t) == nil && s.Ino == t.Ino && s.Dev == t.Dev
+}
+
+// fdFilter is where a command that joins a container finds the filter: the first
+// descriptor that libcontainer passes on.
+const fdFilter = 3
 
 // filterPassed tells whether a descriptor of ours was passed on: the next one
 // then is that of the terminal's socket, if there is to be one, or the pipe.
@@ -297,6 +303,9 @@ func filterPassed() bool {
 // there waits for anyone before the command is executed, so it is done at the
 // very beginning: what is left to do until then is what containers may do.
 func guardJoined() {
+	if !filterPassed() {
+		return
+	}
 	unix.CloseOnExec(fdFilter)
 	b := make([]byte, 64<<10)
 	n, err := unix.Pread(fdFilter, b, 0)
@@ -336,33 +345,6 @@ func install(b []byte) error {
 		return fmt.Errorf("install filter: thread %d has another one", r)
 	}
 	return nil
-}
-
-// confine has the filter installed in the process at the other end and returns
-// when it is.
-func confine(socket *os.File, filter []byte) error {
-	if _, err := socket.Write(filter); err != nil {
-		return err
-	}
-	var answer [512]byte
-	n, err := socket.Read(answer[:])
-	if err != nil {
-		return err
-	}
-	if got := string(answer[:n]); got != "ok" {
-		return errors.New(got)
-	}
-	return nil
-}
-
-// filterSocket makes the two ends. The parent's is blocking: there is nothing
-// else to do while waiting.
-func filterSocket() (parent, child *os.File, err error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, err
-	}
-	return os.NewFile(uintptr(fds[0]), "filter"), os.NewFile(uintptr(fds[1]), "filter"), nil
 }
 
 // wantsFilter tells whether a container is to be confined.

@@ -11,8 +11,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
-	"time"
 
 	_ "github.com/opencontainers/cgroups/devices"
 	"github.com/opencontainers/runc/libcontainer"
@@ -24,32 +24,31 @@ import (
 )
 
 func init() {
-	if len(os.Args) > 1 && os.Args[1] == "init" {
-		guard()
+	if len(os.Args) < 2 {
+		return
+	}
+	switch os.Args[1] {
+	case "init":
+		guardJoined()
 		calm()
 		libcontainer.Init() // does not return
+	case "run":
+		// Here and not in main: until then Go stays on the process's first thread,
+		// which is the one that is to become the command.
+		runtime.LockOSThread()
+		logged = listen()
+		calm()
+		os.Exit(fail(rundir.FDSync, run()))
 	}
 }
 
 func main() {
-	verb := ""
-	if len(os.Args) > 1 {
-		verb = os.Args[1]
-	}
-	switch verb {
-	case "run":
-		// Standard error is the container's: what goes wrong goes to a file.
-		said := listen()
-		calm()
-		if err := run(); err != nil {
-			os.Exit(fail(err, said))
-		}
-	case "exec":
+	if len(os.Args) > 1 && os.Args[1] == "exec" {
 		execute()
-	default:
-		fmt.Fprintln(os.Stderr, "gantry-launcher is started by the node agent: run | exec DIR")
-		os.Exit(2)
+		return
 	}
+	fmt.Fprintln(os.Stderr, "gantry-launcher is started by the node agent: run | exec DIR")
+	os.Exit(2)
 }
 
 // failure is an error with the reason under which users know it.
@@ -65,42 +64,13 @@ func because(reason string, err error) error {
 	return &failure{reason: reason, err: err}
 }
 
-// fail writes why nothing runs, whole or not at all.
-func fail(err error, said *strings.Builder) int {
-	reason, message := explain(err)
-	if said.Len() > 0 {
-		message += " (" + strings.TrimSpace(said.String()) + ")"
-	}
-	body := fmt.Sprintf("%s\n%d\n%s", reason, time.Now().UnixNano(), message)
-	if err := writeFile(rundir.Failing, []byte(body)); err != nil {
-		return 3
-	}
-	return 1
-}
-
-// explain finds the reason. libcontainer's errors come as text from another
-// process, so text is all there is to look at.
+// explain finds the reason.
 func explain(err error) (reason, message string) {
-	message = err.Error()
 	var f *failure
 	if errors.As(err, &f) {
-		return f.reason, message
+		return f.reason, err.Error()
 	}
-	switch {
-	case strings.Contains(message, "executable file not found"),
-		strings.Contains(message, "exec: \"") && strings.Contains(message, "no such file or directory"),
-		strings.Contains(message, "error during container init: stat ") && strings.Contains(message, "no such file or directory"):
-		return want.CommandNotFound, message
-	case strings.Contains(message, "exec: \"") && strings.Contains(message, "permission denied"),
-		strings.Contains(message, "exec: \"") && strings.Contains(message, "is a directory"):
-		return want.PermissionDenied, message
-	case strings.Contains(message, "unable to set memory limit"),
-		strings.Contains(message, "OOM-killed"):
-		return want.ResourceLimit, message
-	case strings.Contains(message, "error mounting"):
-		return want.InvalidMount, message
-	}
-	return want.StartError, message
+	return want.Reason(err.Error()), err.Error()
 }
 
 // listen collects what libcontainer logs: warnings often tell more than the
@@ -129,12 +99,4 @@ func readWant(path string) (want.Run, error) {
 		return w, fmt.Errorf("parse %s: %w", path, err)
 	}
 	return w, nil
-}
-
-func writeFile(path string, b []byte) error {
-	tmp := path + ".new"
-	if err := os.WriteFile(tmp, b, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(tmp, path)
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/opencontainers/cgroups"
 	devices "github.com/opencontainers/cgroups/devices/config"
@@ -24,21 +25,25 @@ const quiet = unix.MS_NOSUID | unix.MS_NOEXEC | unix.MS_NODEV
 // expect the root to be changed under its hands; here nobody else can reach root
 // yet, so it is enough to look once that its directories are no links. /dev is
 // bound into place by libcontainer, which then sees no reason to fill it.
-func premount(root, dev string, w want.Run) error {
+//
+// It returns where the container's cgroups of v1 are, by controller, which
+// libcontainer would search for.
+func premount(root, dev string, w want.Run) (map[string]string, error) {
 	// Modes are meant as they are written.
 	defer unix.Umask(unix.Umask(0))
 	for _, d := range []string{"proc", "sys"} {
 		if err := plainDir(filepath.Join(root, d)); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if err := premountDev(dev, w.Privileged); err != nil {
-		return fmt.Errorf("/dev: %w", err)
+		return nil, fmt.Errorf("/dev: %w", err)
 	}
-	if err := premountSys(filepath.Join(root, "sys"), w); err != nil {
-		return fmt.Errorf("/sys: %w", err)
+	paths, err := premountSys(filepath.Join(root, "sys"), w)
+	if err != nil {
+		return nil, fmt.Errorf("/sys: %w", err)
 	}
-	return nil
+	return paths, nil
 }
 
 // plainDir makes path a directory; an image in which it is a link, or anything
@@ -140,31 +145,32 @@ func makeNode(dev string, d *devices.Device) error {
 	return err
 }
 
-func premountSys(sys string, w want.Run) error {
+func premountSys(sys string, w want.Run) (map[string]string, error) {
 	flags := uintptr(quiet | unix.MS_RDONLY)
 	if w.Privileged {
 		flags = quiet
 	}
 	if err := mountAt("sysfs", sys, "sysfs", flags, ""); err != nil {
-		return err
+		return nil, err
 	}
 	if cgroups.IsCgroup2UnifiedMode() {
-		return nil // in the container's cgroup namespace, so by libcontainer
+		return nil, nil // in the container's cgroup namespace, so by libcontainer
 	}
 	return premountCgroup1(filepath.Join(sys, "fs/cgroup"), w.Cgroup, flags)
 }
 
 // premountCgroup1 shows the container its own cgroups, each where programs look
 // for it.
-func premountCgroup1(target, own string, flags uintptr) error {
+func premountCgroup1(target, own string, flags uintptr) (map[string]string, error) {
 	const host = "/sys/fs/cgroup"
 	if err := mountAt("tmpfs", target, "tmpfs", quiet, "mode=755"); err != nil {
-		return err
+		return nil, err
 	}
 	entries, err := os.ReadDir(host)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	paths := map[string]string{}
 	made := []string{target}
 	for _, e := range entries {
 		from, to := filepath.Join(host, e.Name()), filepath.Join(target, e.Name())
@@ -174,7 +180,7 @@ func premountCgroup1(target, own string, flags uintptr) error {
 				err = os.Symlink(link, to)
 			}
 			if err != nil {
-				return err
+				return nil, err
 			}
 			continue
 		}
@@ -182,29 +188,35 @@ func premountCgroup1(target, own string, flags uintptr) error {
 		if unix.Statfs(from, &st) != nil || st.Type != unix.CGROUP_SUPER_MAGIC {
 			continue
 		}
+		for name := range strings.SplitSeq(e.Name(), ",") {
+			if name == "systemd" {
+				name = "name=systemd" // a hierarchy without a controller
+			}
+			paths[name] = filepath.Join(from, own)
+		}
 		// libcontainer will find it made.
 		if err := makeCgroup(filepath.Join(from, own)); err != nil {
-			return err
+			return nil, err
 		}
 		if err := unix.Mkdir(to, 0o755); err != nil {
-			return err
+			return nil, err
 		}
 		if err := mountAt(filepath.Join(from, own), to, "bind", unix.MS_BIND, ""); err != nil {
-			return err
+			return nil, err
 		}
 		made = append(made, to)
 	}
 	// All of them at once, where the kernel can (5.12).
 	set, _ := attributes(int(flags))
 	if unix.MountSetattr(unix.AT_FDCWD, target, unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: set}) == nil {
-		return nil
+		return paths, nil
 	}
 	for _, to := range made {
 		if err := mountAt("", to, "", unix.MS_BIND|unix.MS_REMOUNT|flags, ""); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return nil
+	return paths, nil
 }
 
 // makeCgroup makes the directory, whose parents are mostly there already.

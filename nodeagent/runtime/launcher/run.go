@@ -9,19 +9,21 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
 
-	"github.com/opencontainers/runc/libcontainer"
 	"golang.org/x/sys/unix"
 
 	"gantry.dev/nodeagent/runtime/rundir"
 	"gantry.dev/nodeagent/runtime/want"
 )
 
-// run starts the container described by the file want in the working
-// directory, which is the directory of the run. The shim has put this process
-// into a mount namespace of its own; network, IPC and UTS are the pod's.
+// run becomes the container described by the file want in the working
+// directory, which is the directory of the run. The shim has made this process
+// the first of a PID namespace, in a mount namespace of its own; network, IPC
+// and UTS are the pod's. It returns only if it fails.
 func run() error {
+	if err := tie(); err != nil {
+		return err
+	}
 	w, err := readWant(rundir.Want)
 	if err != nil {
 		return fmt.Errorf("read order: %w", err)
@@ -35,11 +37,12 @@ func run() error {
 		return fmt.Errorf("detach mount namespace: %w", err)
 	}
 	root := filepath.Join(dir, rundir.Root)
-	if err := mountRoot(root, w.Layers, w.Scratch); err != nil {
+	if err := mountRoot(root, w); err != nil {
 		return fmt.Errorf("mount root filesystem: %w", err)
 	}
 	dev := filepath.Join(dir, rundir.Dev)
-	if err := premount(root, dev, w); err != nil {
+	paths, err := premount(root, dev, w)
+	if err != nil {
 		return fmt.Errorf("prepare root filesystem: %w", err)
 	}
 	if w.TerminationMessagePath != "" {
@@ -55,94 +58,38 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	config, err := configure(root, dev, w)
+	config, err := configure(root, w)
 	if err != nil {
 		return err
 	}
-	var guarded *os.File
+	if config.Mounts, err = mounts(root, dev, w); err != nil {
+		return err
+	}
 	var rules []byte
 	if wantsFilter(w.Privileged, w.Seccomp) {
 		if rules, err = program(w.Cache, config.Capabilities.Bounding); err != nil {
 			return fmt.Errorf("make seccomp filter: %w", err)
 		}
-		var theirs *os.File
-		if guarded, theirs, err = filterSocket(); err != nil {
-			return fmt.Errorf("make seccomp filter: %w", err)
-		}
-		p.ExtraFiles = []*os.File{theirs}
 	}
-	if w.TTY {
-		p.ConsoleSocket = os.NewFile(fdRunConsole, "console")
-		unix.CloseOnExec(fdRunConsole)
-	}
-	c, err := libcontainer.Create(filepath.Join(dir, rundir.State), rundir.ContainerID, config)
-	if err != nil {
-		return fmt.Errorf("create container: %w", err)
-	}
-	p.Init = true
-	if err := pinned(func() error { return c.Start(p) }); err != nil {
-		return err
-	}
-	if guarded != nil {
-		_ = p.ExtraFiles[0].Close() // so that the death of the other end is seen
-		if err := confine(guarded, rules); err != nil {
-			_ = p.Signal(os.Kill)
-			return fmt.Errorf("confine process: %w", err)
-		}
-	}
-	// Written before the command runs: whoever sees the command's work can find
-	// its process. If this process dies in between, the shim kills what waits.
-	if err := writePID(p); err != nil {
-		_ = p.Signal(os.Kill)
-		return fmt.Errorf("write pid: %w", err)
-	}
-	if err := c.Exec(); err != nil {
-		if killed(p) {
-			return nil // like any command: the shim, to which it falls, says how it ended
-		}
-		_ = p.Signal(os.Kill)
-		return fmt.Errorf("release command: %w", err)
-	}
-	return nil
+	return become(config, paths, p, w.TTY, rules)
 }
 
-// fdRunConsole is where the shim waits for the other end of the terminal.
-const fdRunConsole = 3
-
-// killed tells whether the process was ended by a signal, as it can be from the
-// moment on at which its number is written. It is not reaped.
-func killed(p *libcontainer.Process) bool {
-	pid, err := p.Pid()
-	if err != nil {
-		return false
+// tie ends us with the shim, so that we do not bring a container into a pod that
+// is being buried, and hides us from whoever shares our namespaces.
+func tie() error {
+	for _, fd := range []int{rundir.FDSync, rundir.FDPeer, rundir.FDReady} {
+		unix.CloseOnExec(fd)
 	}
-	fd, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		return false
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
+		return fmt.Errorf("set death signal: %w", err)
 	}
-	defer func() { _ = unix.Close(fd) }()
-	// It has let go of us, which it does not do alive; give it time to die.
-	_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 1000)
-	const killed, dumped = 2, 3 // CLD_KILLED, CLD_DUMPED
-	var info unix.Siginfo
-	err = unix.Waitid(unix.P_PIDFD, fd, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
-	return err == nil && (info.Code == killed || info.Code == dumped)
-}
-
-func writePID(p *libcontainer.Process) error {
-	pid, err := p.Pid()
-	if err != nil {
-		return err
+	// Has it died before? Our parent is outside of our namespace, so its number
+	// does not tell; the pipe does.
+	p := []unix.PollFd{{Fd: rundir.FDReady}}
+	if _, err := unix.Poll(p, 0); err == nil && p[0].Revents&unix.POLLERR != 0 {
+		return errors.New("the shim is gone")
 	}
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return err
-	}
-	_, start, ok := rundir.ParseStat(b)
-	if !ok {
-		return fmt.Errorf("parse stat of %d", pid)
-	}
-	return writeFile(rundir.PID, rundir.Ints(int64(pid), start, time.Now().UnixNano()))
+	return unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 }
 
 func touch(path string) error {
@@ -158,9 +105,13 @@ func touch(path string) error {
 }
 
 // mountRoot mounts the layers, lowest first, under a fresh writable layer.
-func mountRoot(root string, layers []string, scratch string) error {
+func mountRoot(root string, w want.Run) error {
+	layers, scratch := w.Layers, w.Scratch
 	if len(layers) == 0 {
 		return fmt.Errorf("no layers")
+	}
+	if w.Base != "" {
+		layers = append([]string{w.Base}, layers...)
 	}
 	for _, l := range layers {
 		if _, err := os.Stat(l); err != nil {

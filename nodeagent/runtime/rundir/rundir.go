@@ -24,16 +24,15 @@ const (
 const (
 	Want    = "want"    // what to run, JSON; written by the agent, never changed
 	Claim   = "claim"   // created exclusively by the shim before it starts anything
-	State   = "state"   // libcontainer's
 	Root    = "rootfs"  // where the launcher mounts the overlay, in its own mount namespace
 	Dev     = "dev"     // where it prepares the container's /dev, likewise
 	Stdin   = "stdin"   // FIFO into the standard input, made before want; only where there is one
 	TTY     = "tty"     // made before want: the standard descriptors are a terminal
 	Message = "message" // bound to the container's termination message path
+	Gate    = "gate"    // FIFO at which the container's first process waits to be let through
 	PID     = "pid"     // it executes
 	Exit    = "exit"    // it ended
-	Failing = "failing" // the launcher's word that it could not start it
-	Failed  = "failed"  // the same, once the launcher is gone and nobody writes here any more
+	Failed  = "failed"  // it could not be started
 	Lost    = "lost"    // the shim died before it could see the end
 )
 
@@ -50,6 +49,15 @@ const (
 const (
 	FDLauncher = 3 // sealed memfd
 	FDLock     = 4 // open file description that holds ShimLock
+)
+
+// Descriptors that the launcher inherits.
+const (
+	FDSync  = 3 // packet socket on which it says why nothing runs
+	FDPeer  = 4 // the other end of FDSync, which the shim has too
+	FDReady = 5 // pipe: one byte means that only Gate holds the command back
+	// FDConsole is where the other end of the terminal is sent, where there is one.
+	FDConsole = 6
 )
 
 // ContainerID is the id of every container towards libcontainer: each has a

@@ -21,16 +21,9 @@ type shim struct {
 	conf     conf
 	wake     int
 	runs     []*run
-	orphans  []orphan // reaped before we knew whose they were
 	stopping bool
 	buf      [32 << 10]byte
 	line     []byte
-}
-
-// orphan is a child that was handed to us and has ended already.
-type orphan struct {
-	pid    int
-	status syscall.WaitStatus
 }
 
 // conf is what the agent wrote to rundir.ShimConf.
@@ -64,13 +57,8 @@ func main() {
 	}
 }
 
-// become makes us the one to whom containers are handed when their launcher
-// leaves, deaf to a TERM for everybody, and writes who we are.
+// become makes us deaf to a TERM for everybody, and writes who we are.
 func become() {
-	const prSetChildSubreaper = 36
-	if _, _, e := syscall.RawSyscall(syscall.SYS_PRCTL, prSetChildSubreaper, 1, 0); e != 0 {
-		die("become subreaper", e)
-	}
 	ignore(syscall.SIGTERM)
 	ignore(syscall.SIGINT)
 	ignore(syscall.SIGHUP)
@@ -131,7 +119,7 @@ func (s *shim) setUp() {
 }
 
 // perRun is how many descriptors of a run are waited for.
-const perRun = 4
+const perRun = 5
 
 // turn waits for one thing to happen and handles what did.
 func (s *shim) turn() {
@@ -142,7 +130,8 @@ func (s *shim) turn() {
 			pollFd{fd: int32(r.pidfd), events: pollIn},
 			pollFd{fd: int32(r.out.fd), events: pollIn | r.pendingOut()},
 			pollFd{fd: int32(r.err.fd), events: pollIn},
-			pollFd{fd: r.input(), events: pollIn})
+			pollFd{fd: r.input(), events: pollIn},
+			pollFd{fd: int32(r.ready), events: pollIn})
 	}
 	if !poll(fds) {
 		return
@@ -150,6 +139,9 @@ func (s *shim) turn() {
 	ended := false
 	for i, r := range s.runs {
 		f := fds[1+perRun*i:]
+		if f[4].revents != 0 {
+			s.letThrough(r)
+		}
 		if f[1].revents&pollOut != 0 {
 			r.typed(nil)
 		}
@@ -209,8 +201,7 @@ func (s *shim) scan() {
 	}
 }
 
-// reap collects every child that has ended. Only this loop waits, so that a
-// container that was handed to us and ended at once cannot be missed.
+// reap collects every child that has ended.
 func (s *shim) reap() {
 	for {
 		var status syscall.WaitStatus
@@ -223,20 +214,13 @@ func (s *shim) reap() {
 		}
 		r := s.byPID(pid)
 		switch {
-		case r == nil:
-			s.orphans = append(s.orphans, orphan{pid, status})
+		case r == nil: // none of ours
 		case r.launching:
-			s.launched(r, status)
+			s.notLaunched(r, status)
 		default:
 			s.exited(r, status)
 		}
 	}
-	for _, r := range s.runs {
-		if r.launching {
-			return
-		}
-	}
-	s.orphans = nil
 }
 
 func (s *shim) byPID(pid int) *run {

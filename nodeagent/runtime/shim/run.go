@@ -8,8 +8,8 @@ import (
 	"gantry.dev/nodeagent/runtime/rundir"
 )
 
-// run is one run of one container. It is first its launcher, then the
-// container's first process: pid and pidfd are those of whichever it is.
+// run is one run of one container, and the process that is first the launcher
+// and then the container's.
 type run struct {
 	name, dir string
 	pid       int
@@ -17,19 +17,28 @@ type run struct {
 	launching bool
 	log       int
 	out, err  stream
+	words     int // the launcher's, until the command executes
+	ready     int // tells that the launcher has done its work
+	gate      int // held open, so that the command is not stopped at it
 	console
 }
 
-// launch starts the launcher in a mount namespace of its own, so that what it
-// mounts ends with the container and is never seen on the host.
+// launch starts the launcher in namespaces of its own, so that what it mounts
+// ends with the container and is never seen on the host. It becomes the
+// container.
 func (s *shim) launch(name, dir string) {
-	r := &run{name: name, dir: dir, launching: true, pidfd: -1, log: -1, console: console{in: -1, socket: -1}}
+	r := &run{
+		name: name, dir: dir, launching: true, pidfd: -1, log: -1, words: -1, ready: -1, gate: -1,
+		console: console{in: -1, socket: -1},
+	}
 	r.out = stream{tag: " stdout ", fd: -1}
 	r.err = stream{tag: " stderr ", fd: -1}
 	var files []uintptr
 	defer func() {
-		for _, fd := range files {
-			_ = syscall.Close(int(fd))
+		for i, fd := range files {
+			if i != rundir.FDPeer {
+				_ = syscall.Close(int(fd))
+			}
 		}
 	}()
 	what, err := "open log", s.openLog(r)
@@ -43,19 +52,17 @@ func (s *shim) launch(name, dir string) {
 	}
 	if err == nil {
 		what = "start launcher"
-		// Not /proc/self: with a terminal, 3 is something else in the child already.
+		// Not /proc/self: 3 is something else in the child already.
 		r.pid, err = syscall.ForkExec("/proc/"+itoa(syscall.Getpid())+"/fd/3", []string{"gantry-launcher", "run"}, &syscall.ProcAttr{
 			Dir: dir,
 			// No collection in a process that lives for milliseconds.
 			Env:   []string{"GOGC=off", "GOMAXPROCS=1", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"},
 			Files: files,
-			// If we die, so does a launcher under way: it must not bring a container
-			// into a pod that is being buried.
-			Sys: &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS, PidFD: &r.pidfd, Pdeathsig: syscall.SIGKILL},
+			Sys:   &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID, Setsid: true, PidFD: &r.pidfd},
 		})
 	}
 	if err != nil {
-		s.fail(r, what+": "+err.Error())
+		s.fail(r, "StartError", what+": "+err.Error())
 		s.close(r)
 		s.tell()
 		return
@@ -64,7 +71,8 @@ func (s *shim) launch(name, dir string) {
 	s.tend(r)
 }
 
-// pipes makes the container's three standard descriptors.
+// pipes makes the descriptors of the launcher: the container's three, and those
+// of package rundir.
 func (r *run) pipes() ([]uintptr, error) {
 	null, err := syscall.Open("/dev/null", syscall.O_RDWR|syscall.O_CLOEXEC, 0)
 	if err != nil {
@@ -82,62 +90,112 @@ func (r *run) pipes() ([]uintptr, error) {
 			return files, err
 		}
 	}
-	return files, nil
+	pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_SEQPACKET|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return files, err
+	}
+	r.words = pair[1]
+	files = append(files, uintptr(pair[0]), uintptr(pair[1]))
+	var p [2]int
+	if err := syscall.Pipe2(p[:], syscall.O_CLOEXEC|syscall.O_NONBLOCK); err != nil {
+		return files, err
+	}
+	r.ready = p[0]
+	return append(files, uintptr(p[1])), nil
 }
 
-// launched is called when the launcher has ended: the container's first
-// process is our child now, or there is none.
-func (s *shim) launched(r *run, status syscall.WaitStatus) {
-	_ = syscall.Close(r.pidfd)
-	r.pidfd, r.launching = -1, false
-	if status != 0 {
-		s.notLaunched(r, status)
+// letThrough is called when only the gate holds the command back, or when there
+// will be no command. What it writes is there before the command can do
+// anything: whoever sees its work can find its process.
+func (s *shim) letThrough(r *run) {
+	var b [1]byte
+	n, err := syscall.Read(r.ready, b[:])
+	if err == syscall.EINTR || err == syscall.EAGAIN {
 		return
 	}
-	b, err := readFile(r.dir + "/" + rundir.PID)
-	n, ok := rundir.ParseInts(b, 3)
-	if err != nil || !ok {
-		s.notLaunched(r, status)
+	_ = syscall.Close(r.ready)
+	r.ready = -1
+	if n != 1 {
+		return // it is about to be reaped
+	}
+	// What failed in the last moment has said so before it could tell this.
+	if said := s.lastWords(r); said != "" {
+		s.fail(r, "", said)
 		return
 	}
-	r.pid = int(n[0])
-	s.tell()
-	for _, o := range s.orphans {
-		if o.pid == r.pid {
-			s.exited(r, o.status)
-			return
-		}
-	}
-	// It is our child and not reaped, so the number cannot be anyone else's.
-	if r.pidfd, err = pidfdOpen(r.pid); err != nil {
-		s.notLaunched(r, status)
-		return
-	}
-	if s.stopping {
+	if err := s.open(r); err != nil {
+		s.fail(r, "StartError", "release command: "+err.Error())
 		kill(r.pidfd, syscall.SIGKILL)
+		return
 	}
+	r.launching = false
+	_ = syscall.Close(r.words)
+	r.words = -1
+	s.tell()
 }
 
-// notLaunched ends a run whose launcher failed. A launcher that was killed may
-// have left a half-made container behind.
+func (s *shim) open(r *run) error {
+	// It is our child and not reaped, so the number is no other's.
+	b, err := readFile("/proc/" + itoa(r.pid) + "/stat")
+	if err != nil {
+		return err
+	}
+	_, start, ok := rundir.ParseStat(b)
+	if !ok {
+		return syscall.EINVAL
+	}
+	sec, nsec := now()
+	if err := writeFile(r.dir+"/"+rundir.PID, rundir.Ints(int64(r.pid), start, sec*1e9+nsec), false); err != nil {
+		return err
+	}
+	// For reading and writing: it waits for nobody.
+	r.gate, err = syscall.Open(r.dir+"/"+rundir.Gate, syscall.O_RDWR|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
+	return err
+}
+
+// notLaunched ends a run whose launcher ended before the command could execute.
 func (s *shim) notLaunched(r *run, status syscall.WaitStatus) {
-	s.killCgroup(r)
 	s.drain(r, &r.out, true)
 	s.drain(r, &r.err, true)
-	if syscall.Rename(r.dir+"/"+rundir.Failing, r.dir+"/"+rundir.Failed) != nil {
-		why := "launcher left no result"
-		if status.Signaled() {
-			why = "launcher died: " + status.Signal().String()
-		}
-		s.fail(r, why)
+	switch said := s.lastWords(r); {
+	case exists(r.dir + "/" + rundir.Failed): // said before
+	case said != "":
+		s.fail(r, "", said)
+	case status.Signaled() && s.oomKilled(r):
+		s.fail(r, "ResourceLimit", "OOM-killed before the command could execute: the memory limit is too low")
+	case status.Signaled():
+		s.fail(r, "StartError", "launcher died: "+status.Signal().String())
+	default:
+		s.fail(r, "StartError", "launcher left no result")
 	}
 	s.close(r)
 	s.forget(r)
 }
 
-func (s *shim) fail(r *run, why string) {
+// lastWords is the packet in which the launcher said why nothing runs.
+func (s *shim) lastWords(r *run) string {
+	const is = `{"type":"procError"`
+	for {
+		n, _, err := syscall.Recvfrom(r.words, s.buf[:], syscall.MSG_DONTWAIT)
+		// It was reset if the launcher left without reading all that it was told;
+		// that is said once, and before what it said itself.
+		if err == syscall.EINTR || err == syscall.ECONNRESET {
+			continue
+		}
+		if err != nil || n <= 0 {
+			return ""
+		}
+		if n > len(is) && string(s.buf[:len(is)]) == is {
+			return string(s.buf[:n])
+		}
+	}
+}
+
+// fail writes down why there is no command: a reason and a text, or without
+// reason the launcher's own words.
+func (s *shim) fail(r *run, reason, why string) {
 	sec, nsec := now()
-	b := append([]byte("StartError\n"), rundir.Ints(sec*1e9+nsec)...)
+	b := append([]byte(reason+"\n"), rundir.Ints(sec*1e9+nsec)...)
 	_ = writeFile(r.dir+"/"+rundir.Failed, append(b, why...), true)
 }
 
@@ -152,9 +210,7 @@ func (s *shim) exited(r *run, status syscall.WaitStatus) {
 		code = 128 + sig
 	}
 	oom := int64(0)
-	// The counter is read here and nowhere else: a channel to whoever watches
-	// would be lost with the watcher.
-	if b, err := readFile(s.conf.cgroups + "/" + r.name + "/" + s.conf.oomFile); err == nil && oomKills(b) > 0 && code != 0 {
+	if code != 0 && s.oomKilled(r) {
 		oom = 1
 	}
 	sec, nsec := now()
@@ -170,7 +226,7 @@ func (s *shim) exited(r *run, status syscall.WaitStatus) {
 }
 
 func (s *shim) close(r *run) {
-	for _, fd := range []*int{&r.pidfd, &r.log, &r.out.fd, &r.err.fd, &r.in, &r.socket} {
+	for _, fd := range []*int{&r.pidfd, &r.log, &r.out.fd, &r.err.fd, &r.words, &r.ready, &r.gate, &r.in, &r.socket} {
 		if *fd >= 0 {
 			_ = syscall.Close(*fd)
 			*fd = -1
@@ -178,23 +234,11 @@ func (s *shim) close(r *run) {
 	}
 }
 
-func (s *shim) killCgroup(r *run) {
-	b, err := readFile(s.conf.cgroups + "/" + r.name + "/cgroup.procs")
-	if err != nil {
-		return
-	}
-	pid := 0
-	for _, c := range b {
-		if c != '\n' {
-			pid = pid*10 + int(c-'0')
-			continue
-		}
-		if fd, err := pidfdOpen(pid); err == nil {
-			kill(fd, syscall.SIGKILL)
-			_ = syscall.Close(fd)
-		}
-		pid = 0
-	}
+// oomKilled reads the counter. It is read at the end and nowhere else: a channel
+// to whoever watches would be lost with the watcher.
+func (s *shim) oomKilled(r *run) bool {
+	b, err := readFile(s.conf.cgroups + "/" + r.name + "/" + s.conf.oomFile)
+	return err == nil && oomKills(b) > 0
 }
 
 // oomKills finds the line "oom_kill N", which v1 and v2 have in common.

@@ -13,7 +13,6 @@ const (
 	pollOut = 4
 
 	sysPidfdSendSignal = 424 // the same on every architecture
-	sysPidfdOpen       = 434
 )
 
 type pollFd struct {
@@ -37,14 +36,6 @@ func now() (sec, nsec int64) {
 	var tv syscall.Timespec
 	_, _, _ = syscall.RawSyscall(syscall.SYS_CLOCK_GETTIME, 0, uintptr(unsafe.Pointer(&tv)), 0)
 	return tv.Sec, tv.Nsec
-}
-
-func pidfdOpen(pid int) (int, error) {
-	fd, _, e := syscall.RawSyscall(sysPidfdOpen, uintptr(pid), 0, 0)
-	if e != 0 {
-		return -1, e
-	}
-	return int(fd), nil
 }
 
 func kill(pidfd int, sig syscall.Signal) {

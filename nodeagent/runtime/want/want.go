@@ -3,7 +3,11 @@
 // nothing of the agent.
 package want
 
-import "k8s.io/apimachinery/pkg/types"
+import (
+	"strings"
+
+	"k8s.io/apimachinery/pkg/types"
+)
 
 // Mount is a bind mount or a fresh filesystem in a container.
 type Mount struct {
@@ -73,6 +77,9 @@ type Run struct {
 	Container
 	// Cgroup is the path below every controller's mount.
 	Cgroup string `json:"cgroup"`
+	// Base is the directory under the lowest layer. It has what things are mounted
+	// over in every container, so that it need not be made in each.
+	Base string `json:"base,omitempty"`
 	// Scratch is a directory on disk for the writable layer; made by the launcher.
 	Scratch string `json:"scratch"`
 	// Cache is a directory in which the launcher keeps what is costly to make.
@@ -99,4 +106,38 @@ type ExecResult struct {
 	TimedOut bool   `json:"timedOut,omitempty"`
 	Reason   string `json:"reason,omitempty"` // one of the reasons above: it did not run
 	Message  string `json:"message,omitempty"`
+}
+
+// Failure is the launcher's last word where nothing runs, in the form that
+// libcontainer gives to its own.
+type Failure struct {
+	Type string `json:"type"` // FailureType
+	Arg  struct {
+		Message string `json:"message"`
+		Reason  string `json:"reason,omitempty"` // one of those above; empty: to be found in the message
+	} `json:"arg"`
+}
+
+// FailureType tells a Failure from other packets.
+const FailureType = "procError"
+
+// Reason finds the reason in a message. libcontainer's errors come as text from
+// another process, so text is all there is to look at.
+func Reason(message string) string {
+	noFile := strings.Contains(message, "no such file or directory")
+	switch {
+	case strings.Contains(message, "executable file not found"),
+		strings.Contains(message, "exec: \"") && noFile,
+		noFile && (strings.HasPrefix(message, "stat ") || strings.Contains(message, "error during container init: stat ")):
+		return CommandNotFound
+	case strings.Contains(message, "exec: \"") && strings.Contains(message, "permission denied"),
+		strings.Contains(message, "exec: \"") && strings.Contains(message, "is a directory"):
+		return PermissionDenied
+	case strings.Contains(message, "unable to set memory limit"),
+		strings.Contains(message, "OOM-killed"):
+		return ResourceLimit
+	case strings.Contains(message, "error mounting"):
+		return InvalidMount
+	}
+	return StartError
 }
