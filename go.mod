@@ -3,6 +3,7 @@ module gantry.dev
 go 1.26.6
 
 require (
+	github.com/DataDog/datadog-agent/pkg/template v0.85.2
 	github.com/containerd/containerd/v2 v2.4.2
 	github.com/google/go-cmp v0.7.0
 	github.com/google/go-containerregistry v0.22.1
