@@ -227,6 +227,58 @@ func TestExecInATerminal(t *testing.T) {
 	}
 }
 
+// TestAttach: a container's own streams, with its input and its terminal.
+func TestAttach(t *testing.T) {
+	l := newLab(t)
+	l.apply(onePod("talks", `"args":["lines","--interval","50ms"]`, ""))
+	l.apply(onePod("listens", `"args":["cat"],"stdin":true`, ""))
+	l.apply(onePod("shell", `"args":["terminal"],"stdin":true,"tty":true`, `"restartPolicy":"Never"`))
+	for _, name := range []string{"talks", "listens", "shell"} {
+		l.pod(name, "is ready", ready)
+	}
+	cmd, out := l.start(nil, "attach", "talks")
+	l.says(out, `line \d+\nline \d+\n`)
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // it was interrupted
+	if n := container(l.pod("talks", "runs", ready), "c").RestartCount; n != 0 {
+		t.Errorf("detached, the container was restarted %d times", n)
+	}
+
+	in, typed, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _, _ = in.Close(), typed.Close() }()
+	_, out = l.start(in, "attach", "-i", "listens")
+	if _, err := io.WriteString(typed, "hello\n"); err != nil {
+		t.Fatal(err)
+	}
+	l.says(out, "hello\n")
+
+	p := newPTY(t)
+	p.size(t, 71, 17)
+	cmd, out = l.inTerminal(p, "attach", "-it", "shell")
+	l.says(out, "If you don't see a command prompt, try pressing enter.")
+	p.types(t, "hello\r")
+	l.says(out, `heard "hello"`)
+	l.says(out, "terminal 71x17")
+	p.types(t, "end\r")
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("the container has ended, and attach with %v:\n%s", err, out.String())
+	}
+	l.pod("shell", "has ended", func(p corev1.Pod) bool { return p.Status.Phase == corev1.PodSucceeded })
+
+	_, out = l.start(nil, "attach", "-t", "talks")
+	l.says(out, "Unable to use a TTY - container c did not allocate one")
+	l.refuses(1, "stdin", "attach", "-i", "talks")
+	l.refuses(1, "cannot attach a container in a completed pod; current phase is Succeeded", "attach", "shell")
+	l.refuses(1, `pods "none" not found`, "attach", "none")
+	l.refuses(1, "container none is not valid for pod talks", "attach", "talks", "-c", "none")
+	l.refuses(1, "pod or type/name must be specified", "attach")
+}
+
 // TestSessionsOutliveTheControlPlane: kill -9 of what serves them, while a
 // command talks and a copy runs.
 func TestSessionsOutliveTheControlPlane(t *testing.T) {
@@ -235,6 +287,15 @@ func TestSessionsOutliveTheControlPlane(t *testing.T) {
 	l.pod("web", "is ready", ready)
 	_, out := l.start(nil, "exec", "web", "--", "web", "lines", "--count", "400", "--interval", "20ms")
 	l.says(out, "line 5\n")
+	big := filepath.Join(t.TempDir(), "big")
+	hash := random(t, big, 100_000_000)
+	copying, copied := l.start(nil, "cp", big, "web:/tmp/big")
+	l.eventually("the copy is under way", func() error {
+		if out, err := l.gantry("", "exec", "web", "--", "web", "ls", "/tmp"); !strings.Contains(out, ".gantry-") {
+			return fmt.Errorf("/tmp holds %q: %w", out, err)
+		}
+		return nil
+	})
 	if err := l.Kill(l.ctx, cluster.ControlPlane, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -248,6 +309,13 @@ func TestSessionsOutliveTheControlPlane(t *testing.T) {
 	}
 	if out.String() != want.String() {
 		t.Errorf("lines were lost, repeated or put in another order:\n%s", out.String())
+	}
+	if err := copying.Wait(); err != nil {
+		t.Fatalf("the copy ended with %v: %s", err, copied.String())
+	}
+	l.must(l.gantry("", "cp", "web:/tmp/big", big+".back"))
+	if hashOf(t, big+".back") != hash {
+		t.Error("what was copied meanwhile is not what it was")
 	}
 }
 
