@@ -42,9 +42,11 @@ var docTypes = map[string]func() any{
 	"ServiceList":     func() any { return &corev1.ServiceList{} },
 	"Deployment":      func() any { return &appsv1.Deployment{} },
 	"ConfigMap":       func() any { return &corev1.ConfigMap{} },
+	"JSONSchema":      func() any { return &map[string]any{} },
 	"Scale":           func() any { return &autoscalingv1.Scale{} },
 	"PodList":         func() any { return &corev1.PodList{} },
 	"Images":          func() any { return &[]map[string]any{} },
+	"NodeStats":       func() any { return &schemas.NodeStats{} },
 	"NodeCredentials": func() any { return &schemas.NodeCredentials{} },
 	"UserCredentials": func() any { return &schemas.UserCredentials{} },
 }
@@ -121,7 +123,11 @@ func (r *replay) example(e, answer examples.Example) {
 			r.Error(err)
 		}
 	case "node":
-		if known := []string{schemas.NodeMethodImages, schemas.NodeMethodImagePut, schemas.NodeMethodLogs}; !slices.Contains(known, e.Args[0]) {
+		known := []string{
+			schemas.NodeMethodImages, schemas.NodeMethodImagePut, schemas.NodeMethodLogs, schemas.NodeMethodExec, schemas.NodeMethodAttach,
+			schemas.NodeMethodPortForward, schemas.NodeMethodCopy, schemas.NodeMethodSend, schemas.NodeMethodRecv, schemas.NodeMethodStats,
+		}
+		if !slices.Contains(known, e.Args[0]) {
 			r.Errorf("nodes have %q, not %q", known, e.Args[0])
 		}
 	case "reply", "answer", "file":
