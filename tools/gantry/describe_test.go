@@ -93,7 +93,7 @@ func TestNothingDescribesASecret(t *testing.T) {
 
 func TestDescribeShowsEvents(t *testing.T) {
 	l := newLab(t)
-	l.ok(strings.Join([]string{configMap, lease, template, revision1}, "---\n"), "apply", "-f", "-")
+	l.ok(strings.Join([]string{configMap, lease, mould, revision1}, "---\n"), "apply", "-f", "-")
 	for _, kind := range []string{"cm", "lease", "podtemplate", "controllerrevision"} {
 		if out := l.ok("", "describe", kind); !strings.HasPrefix(out, "Name:") || !strings.HasSuffix(plain(out), "Events:|<none>\n") {
 			t.Errorf("describe %s:\n%s", kind, out)

@@ -12,7 +12,7 @@ import (
 const (
 	configMap = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings}\ndata: {a: '1', b: '2'}\n"
 	lease     = "apiVersion: coordination.k8s.io/v1\nkind: Lease\nmetadata: {name: leader}\nspec: {holderIdentity: me, leaseDurationSeconds: 15}\n"
-	template  = "apiVersion: v1\nkind: PodTemplate\nmetadata: {name: mould}\ntemplate:\n  metadata: {labels: {app: web}}\n  spec: {containers: [{name: c, image: example.test/web:v1}]}\n"
+	mould     = "apiVersion: v1\nkind: PodTemplate\nmetadata: {name: mould}\ntemplate:\n  metadata: {labels: {app: web}}\n  spec: {containers: [{name: c, image: example.test/web:v1}]}\n"
 	revision1 = "apiVersion: apps/v1\nkind: ControllerRevision\nmetadata: {name: first}\nrevision: 3\ndata: {a: 1}\n"
 )
 
@@ -63,7 +63,7 @@ func (l *lab) until(what string, holds func() bool) {
 
 func TestGetOfTheNewKinds(t *testing.T) {
 	l := newLab(t)
-	l.ok(strings.Join([]string{configMap, lease, template, revision1}, "---\n"), "apply", "-f", "-")
+	l.ok(strings.Join([]string{configMap, lease, mould, revision1}, "---\n"), "apply", "-f", "-")
 	expect(t, "get of four kinds", `
 NAME|DATA|AGE
 configmap/settings|2|AGE

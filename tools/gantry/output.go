@@ -107,16 +107,15 @@ func (a *app) templatePrinter(format, text string) (*printer, error) {
 		}
 		return &printer{inner: p}, nil
 	}
-	p, err := printers.NewGoTemplatePrinter([]byte(text))
+	p, err := newGoTemplate(text, a.show.missingKeys)
 	if err != nil {
 		return nil, fmt.Errorf("error parsing template %s: %w", text, err)
 	}
-	p.AllowMissingKeys(a.show.missingKeys)
-	return &printer{inner: quiet{p}}, nil
+	return &printer{inner: p}, nil
 }
 
 // quiet holds back what a printer wrote before it failed: the library's
-// printers add the whole object, which helps nobody who reads the output with
+// printer adds the whole object, which helps nobody who reads the output with
 // a program, and may be a secret.
 type quiet struct{ inner printers.ResourcePrinter }
 

@@ -51,6 +51,8 @@ func TestOutputsAreThoseOfKubectl(t *testing.T) {
 		{output: "jsonpath-as-json={.data.a}", one: "[\n    \"1\"\n]\n"},
 		{output: "go-template={{.metadata.name}}:{{len .data}}", one: "one:2"},
 		{output: "go-template={{range .items}}{{.metadata.name}}\n{{end}}", both: "one\nsecond\n"},
+		{output: "go-template={{if exists .metadata.labels `app`}}yes{{end}}{{if exists . `data` `none`}}no{{end}}{{base64decode `aGk=`}}", one: "yeshi"},
+		{output: "go-template={{range $k, $v := .data}}{{$k}}={{printf `%.1q` $v}} {{end}}{{index .data `a`}} {{eq .metadata.generation 3000000}}", one: "a=\"1\" b=\"x\" 1 true"},
 		{output: "go-template={{.metadata.none}}", one: "<no value>"},
 		{output: "go-template", show: outputOptions{template: "{{.metadata.generation}}"}, one: "3000000"},
 		{output: "go-template-file=" + file("t", "{{.kind}}\n"), one: "ConfigMap\n"},
