@@ -120,7 +120,7 @@ func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
 // Verbs is what Handle answers.
 var Verbs = []string{
 	schemas.VerbApply, schemas.VerbCreate, schemas.VerbGet, schemas.VerbList, schemas.VerbWatch,
-	schemas.VerbUpdate, schemas.VerbPatch, schemas.VerbDelete, schemas.VerbDeleteCollection, schemas.VerbLog,
+	schemas.VerbUpdate, schemas.VerbPatch, schemas.VerbDelete, schemas.VerbDeleteCollection, schemas.VerbSchema, schemas.VerbLog,
 	schemas.VerbExec, schemas.VerbAttach, schemas.VerbPortForward, schemas.VerbCopy, schemas.VerbSend, schemas.VerbRecv,
 }
 
@@ -136,6 +136,9 @@ func (a *Admission) Handle(ctx context.Context, call schemas.Call, header map[st
 }
 
 func (a *Admission) answer(ctx context.Context, call schemas.Call, header map[string][]string, body []byte) (reply, error) {
+	if call.Verb == schemas.VerbSchema {
+		return a.schema(call, body)
+	}
 	kind, ok := schemas.KindByResource(call.Resource)
 	if !ok {
 		return reply{}, unknownResource(call.Resource)

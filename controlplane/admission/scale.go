@@ -7,6 +7,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -88,6 +89,10 @@ func replicasOf(o schemas.Object) **int32 {
 		return &o.Spec.Replicas
 	case *appsv1.ReplicaSet:
 		return &o.Spec.Replicas
+	case *appsv1.StatefulSet:
+		return &o.Spec.Replicas
+	case *corev1.ReplicationController:
+		return &o.Spec.Replicas
 	}
 	return nil
 }
@@ -153,6 +158,10 @@ func scaleOf(o schemas.Object) *autoscalingv1.Scale {
 		selector, replicas, s.Status.Replicas = o.Spec.Selector, o.Spec.Replicas, o.Status.Replicas
 	case *appsv1.ReplicaSet:
 		selector, replicas, s.Status.Replicas = o.Spec.Selector, o.Spec.Replicas, o.Status.Replicas
+	case *appsv1.StatefulSet:
+		selector, replicas, s.Status.Replicas = o.Spec.Selector, o.Spec.Replicas, o.Status.Replicas
+	case *corev1.ReplicationController:
+		selector, replicas, s.Status.Replicas = metav1.SetAsLabelSelector(o.Spec.Selector), o.Spec.Replicas, o.Status.Replicas
 	}
 	if replicas != nil {
 		s.Spec.Replicas = *replicas
