@@ -45,6 +45,7 @@ func (a *app) applyCommand() *cobra.Command {
 	f := c.Flags()
 	o.files.flags(c)
 	a.writeFlags(c, &o.w)
+	o.w.validateFlag(c)
 	f.BoolVar(&o.serverSide, "server-side", false, "let the server merge by who owns which field, and tell of conflicts")
 	f.BoolVar(&o.force, "force-conflicts", false, "with --server-side: take fields over that others own")
 	f.StringVarP(&o.selector, "selector", "l", "", "only the objects of the files that have these labels")

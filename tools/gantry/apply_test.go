@@ -19,6 +19,8 @@ func TestApplyRehearsed(t *testing.T) {
 	if !strings.Contains(stderr, `Error from server (Invalid): error when applying "STDIN": Deployment.apps "web" is invalid: spec.replicas: Invalid value: -2`) {
 		t.Errorf("stderr: %s", stderr)
 	}
+	_, stderr = l.fails(strings.Replace(service, "{name: web}", "{name: web, namespace: kube-system}", 1), "apply", "-n", "default", "-f", "-")
+	expect(t, "two namespaces", "error: STDIN: the namespace from the provided object \"kube-system\" does not match the namespace \"default\": pass '--namespace=kube-system', or none\n", stderr)
 	l.ok(both, "apply", "-f", "-")
 	expect(t, "nothing new", "deployment.apps/web unchanged (server dry run)\nservice/web unchanged (server dry run)\n", l.ok(both, "apply", "-f", "-", "--dry-run=server"))
 	expect(t, "something new", "deployment.apps/web configured (server dry run)\nservice/web unchanged (server dry run)\n", l.ok(three, "apply", "-f", "-", "--dry-run=server"))

@@ -49,6 +49,7 @@ func (a *app) createCommand() *cobra.Command {
 	}
 	f.flags(c)
 	a.writeFlags(c, &w)
+	w.validateFlag(c)
 	c.AddCommand(a.createNamespaceCommand(), a.createDeploymentCommand(), a.createServiceCommand(), a.createConfigMapCommand())
 	// The shortcuts of kubectl that are missing here are refused whatever their flags.
 	for _, word := range []string{"clusterrole", "clusterrolebinding", "cronjob", "ingress", "job", "poddisruptionbudget", "pdb",
@@ -99,14 +100,16 @@ func (a *app) creator(w *writing) sender {
 // createMade creates an object that this program made.
 func (a *app) createMade(ctx context.Context, w *writing, o schemas.Object) error {
 	k := schemas.KindOf(o)
-	if k.Namespaced && o.GetNamespace() == "" {
-		o.SetNamespace(a.namespace)
+	m := manifest{kind: k, namespace: o.GetNamespace(), name: o.GetName()}
+	if k.Namespaced && m.namespace == "" {
+		// A manifest that is printed goes anywhere, unless a place was asked for.
+		o.SetNamespace(a.givenNamespace)
+		m.namespace = a.namespace
 	}
-	body, err := asManifest(o)
-	if err != nil {
+	var err error
+	if m.json, err = asManifest(o); err != nil {
 		return err
 	}
-	m := manifest{kind: k, namespace: o.GetNamespace(), name: o.GetName(), json: body}
 	if w.dryRun != dryClient {
 		if err := a.connect(ctx); err != nil {
 			return err

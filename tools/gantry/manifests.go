@@ -167,8 +167,12 @@ func (a *app) manifest(file string, d schemas.Document) (manifest, error) {
 	m := manifest{file: file, kind: k, name: head.Metadata.Name, json: d.JSON}
 	if k.Namespaced {
 		m.namespace = head.Metadata.Namespace
-		if m.namespace == "" {
+		switch {
+		case m.namespace == "":
 			m.namespace = a.namespace
+		case a.givenNamespace != "" && a.givenNamespace != m.namespace:
+			return manifest{}, fmt.Errorf("%s: the namespace from the provided object %q does not match the namespace %q: pass '--namespace=%s', or none",
+				file, m.namespace, a.givenNamespace, m.namespace)
 		}
 	}
 	return m, nil

@@ -30,6 +30,7 @@ func (a *app) replaceCommand() *cobra.Command {
 	}
 	o.files.flags(c)
 	a.writeFlags(c, &o.w)
+	o.w.validateFlag(c)
 	c.Flags().BoolVar(&o.force, "force", false, "delete the objects, wait until they are gone, and create them")
 	c.Flags().StringVar(&o.subresource, "subresource", "", "status: replace only this")
 	return c

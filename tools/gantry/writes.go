@@ -18,7 +18,24 @@ func (a *app) writingCommands() []*cobra.Command {
 		a.applyCommand(), a.diffCommand(), a.createCommand(), a.deleteCommand(), a.replaceCommand(), a.patchCommand(), a.editCommand(),
 		a.labelCommand(), a.annotateCommand(), a.setCommand(), a.scaleCommand(), a.rolloutCommand(),
 		a.runCommand(), a.exposeCommand(), a.drainCommand(),
-	}, a.cordonCommands()...)
+	}, append(a.cordonCommands(), missingCommands()...)...)
+}
+
+// missingCommands are those of kubectl that are not here; each says why, and
+// what to do instead.
+func missingCommands() []*cobra.Command {
+	var out []*cobra.Command
+	for word, why := range map[string]string{
+		"autoscale":   "HorizontalPodAutoscaler is not supported by Gantry yet; set the number with gantry scale",
+		"taint":       "taints are not built; keep new pods away with gantry cordon, and choose nodes with spec.nodeSelector",
+		"debug":       "ephemeral containers are not built; look around with gantry exec, or run a pod of your own with gantry run -it",
+		"proxy":       "there is no HTTP API to stand in for: the API is the bus; see docs/bus.md",
+		"kustomize":   "gantry builds no kustomizations; build them first, and pipe them into gantry apply -f -",
+		"certificate": "there are no certificate requests: credentials are keys; see docs/bus.md",
+	} {
+		out = append(out, refusedCommand(word, func() error { return fmt.Errorf("gantry has no %s: %s", word, why) }))
+	}
+	return out
 }
 
 // fieldManager is who wrote a field, unless --field-manager says otherwise.
@@ -33,9 +50,10 @@ const (
 
 // writing are the flags that all writes share.
 type writing struct {
-	dryRun  string
-	manager string
-	output  string
+	dryRun   string
+	manager  string
+	output   string
+	validate string // empty where a command has no such flag
 
 	show *printer // nil for the line that says what was done
 }
@@ -52,6 +70,12 @@ func (w *writing) dryRunFlag(c *cobra.Command) {
 	c.Flags().Lookup("dry-run").NoOptDefVal = "unset"
 }
 
+// validateFlag takes what kubectl users say of validation, where it is what happens.
+func (w *writing) validateFlag(c *cobra.Command) {
+	c.Flags().StringVar(&w.validate, "validate", "strict", "strict is what the server does always: unknown and doubled fields are refused by name")
+	c.Flags().Lookup("validate").NoOptDefVal = "strict"
+}
+
 // prepare reads the flags. It is to be called before anything is sent.
 func (a *app) prepare(w *writing) error {
 	switch w.dryRun {
@@ -60,6 +84,11 @@ func (a *app) prepare(w *writing) error {
 		return errors.New(`--dry-run needs a value: --dry-run=none, --dry-run=client or --dry-run=server`)
 	default:
 		return fmt.Errorf(`invalid dry-run value (%s): must be "none", "server" or "client"`, w.dryRun)
+	}
+	switch w.validate {
+	case "", "strict", "true":
+	default:
+		return fmt.Errorf("--validate=%s: the server validates strictly always, and stores no field that it does not know; take the field out of the manifest", w.validate)
 	}
 	if w.output == "wide" {
 		return errors.New(`a write has no output "wide": use yaml, json, name or jsonpath`)

@@ -241,7 +241,6 @@ metadata:
   labels:
     run: three
   name: three
-  namespace: default
 spec:
   containers:
   - args:
@@ -251,6 +250,7 @@ spec:
     resources: {}
   restartPolicy: Always
 `, l.ok("", "run", "three", "--image=example.test/web:v1", "--dry-run=client", "-o", "yaml", "--", "-v"))
+	expect(t, "for a namespace that was asked for", "shop", l.ok("", "-n", "shop", "create", "configmap", "x", "--dry-run=client", "-o", "jsonpath={.metadata.namespace}"))
 	if out, _, code := l.call(t.Context(), "", "get", "pod/three"); code == 0 {
 		t.Errorf("a dry run made a pod:\n%s", out)
 	}
