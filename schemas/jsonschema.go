@@ -24,7 +24,8 @@ var jsonSchemas sync.Map // resource -> []byte
 // (draft 2020-12): types, required fields and enumerations as Kubernetes
 // documents them, and what Gantry refuses of them, with the reason. What a
 // schema cannot say (rules between two fields, names, ranges) is left to
-// Validate. The answer is shared and must not be changed; it fails where there
+// Validate. A null, which the decoder takes for a field that was not given, is
+// described for times alone: tools write it there. The answer is shared and must not be changed; it fails where there
 // is no such resource.
 func JSONSchema(resource string) ([]byte, error) {
 	if s, ok := jsonSchemas.Load(resource); ok {
