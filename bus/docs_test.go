@@ -47,6 +47,7 @@ var docTypes = map[string]func() any{
 	"PodList":         func() any { return &corev1.PodList{} },
 	"Images":          func() any { return &[]map[string]any{} },
 	"NodeStats":       func() any { return &schemas.NodeStats{} },
+	"PodMetricsList":  func() any { return &map[string]any{} },
 	"NodeCredentials": func() any { return &schemas.NodeCredentials{} },
 	"UserCredentials": func() any { return &schemas.UserCredentials{} },
 }

@@ -60,7 +60,7 @@ func TestBusDocs(t *testing.T) {
 			}
 		}
 	}
-	for _, verb := range []string{"apply", "create", "get", "list", "watch", "update", "patch", "delete", "deletecollection", "log", "images", "image-put"} {
+	for _, verb := range []string{"apply", "create", "get", "list", "watch", "update", "patch", "delete", "deletecollection", "log", "exec", "copy", "recv", "images", "image-put"} {
 		if !verbs[verb] {
 			t.Errorf("docs/bus.md has no example of %s", verb)
 		}
@@ -89,6 +89,9 @@ func TestReadmeCommands(t *testing.T) {
 			}
 			n++
 			fmt.Fprintf(script, "echo '+ %s'\n", strings.ReplaceAll(line, "'", `'"'"'`))
+			if strings.HasPrefix(line, "bin/gantry port-forward") {
+				line = "timeout 2 " + line + " || [ $? = 124 ]"
+			}
 			if strings.HasPrefix(line, "nats kv watch") || strings.HasPrefix(line, "nats sub") {
 				// They show and go on until they are stopped.
 				line = "timeout 2 .cache/bin/nats --context " + contextOf(l.Credentials()) + strings.TrimPrefix(line, "nats") + " || [ $? = 124 ]"
