@@ -207,6 +207,8 @@ func (u *UserConn) Watch(ctx context.Context, resource, namespace string, opts m
 			}
 		}
 		opts.ResourceVersion = reply.ResourceVersion
+		// Only the beginning begins with what there is.
+		opts.SendInitialEvents, opts.ResourceVersionMatch = nil, ""
 	}
 	return nil
 }

@@ -24,19 +24,10 @@ func (a *Admission) serverSideApply(ctx context.Context, w write, body []byte) (
 	if err != nil {
 		return reply{}, err
 	}
-	if d.Object.GetManagedFields() != nil {
-		return reply{}, apierrors.NewBadRequest("metadata.managedFields must be nil")
+	applied, err := asApplied(d)
+	if err != nil {
+		return reply{}, err
 	}
-	var said map[string]any
-	if err := kjson.UnmarshalCaseSensitivePreserveInts(d.JSON, &said); err != nil {
-		return reply{}, fmt.Errorf("decode manifest: %w", err)
-	}
-	applied := &unstructured.Unstructured{Object: said}
-	applied.SetName(d.Object.GetName())
-	if ns := d.Object.GetNamespace(); ns != "" {
-		applied.SetNamespace(ns)
-	}
-	applied.SetCreationTimestamp(metav1.Time{}) // kubectl and others send null
 	w.applied = true
 	change := func(old schemas.Object) (schemas.Object, error) {
 		if err := sameUID(w.kind, d.Object, old); err != nil {
@@ -62,6 +53,25 @@ func (a *Admission) serverSideApply(ctx context.Context, w write, body []byte) (
 		}
 		return a.applyFields(w, none, applied)
 	}, change)
+}
+
+// asApplied is a manifest as its author wrote it: with the fields that it says,
+// and no others.
+func asApplied(d schemas.Document) (*unstructured.Unstructured, error) {
+	if d.Object.GetManagedFields() != nil {
+		return nil, apierrors.NewBadRequest("metadata.managedFields must be nil")
+	}
+	var said map[string]any
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(d.JSON, &said); err != nil {
+		return nil, fmt.Errorf("decode manifest: %w", err)
+	}
+	applied := &unstructured.Unstructured{Object: said}
+	applied.SetName(d.Object.GetName())
+	if ns := d.Object.GetNamespace(); ns != "" {
+		applied.SetNamespace(ns)
+	}
+	applied.SetCreationTimestamp(metav1.Time{}) // kubectl and others send null
+	return applied, nil
 }
 
 // applyFields is what applying a manifest makes of an object.
