@@ -1,10 +1,14 @@
 package main
 
 import (
+	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -287,4 +291,30 @@ pod/web-X-X evicted
 node/n1 drained
 `, out)
 	expect(t, "what is left on the node", "", l.ok("", "get", "pods", "-A", "--field-selector", "spec.nodeName=n1", "-o", "name"))
+}
+
+// TestChangesAtOnceLoseNothing: each reads the list of variables, adds its own
+// and writes all of it; what somebody else added in between stays.
+func TestChangesAtOnceLoseNothing(t *testing.T) {
+	l := newLab(t)
+	l.ok(deployment, "apply", "-f", "-")
+	l.ok("", "rollout", "pause", "deployment/web")
+	const writers = 6
+	var wg sync.WaitGroup
+	for i := range writers {
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			defer cancel()
+			out, stderr, code := l.call(ctx, "", "set", "env", "deployment/web", fmt.Sprintf("V%d=x", i))
+			if out != "deployment.apps/web env updated\n" || stderr != "" || code != 0 {
+				t.Errorf("writer %d: %d %q %q", i, code, out, stderr)
+			}
+		})
+	}
+	wg.Wait()
+	names := strings.Fields(l.ok("", "get", "deployment/web", "-o", "jsonpath={.spec.template.spec.containers[0].env[*].name}"))
+	slices.Sort(names)
+	if diff := cmp.Diff([]string{"V0", "V1", "V2", "V3", "V4", "V5"}, names); diff != "" {
+		t.Errorf("variables (-want +got):\n%s", diff)
+	}
 }
