@@ -35,7 +35,7 @@ func managersOf(o metav1.Object) []string {
 		if m.Subresource != "" {
 			s += " " + m.Subresource
 		}
-		out = append(out, s+": "+string(m.FieldsV1.Raw))
+		out = append(out, s+": "+m.FieldsV1.GetRawString())
 	}
 	return out
 }

@@ -214,6 +214,7 @@ func (p *Plane) register() (err error) {
 	}{
 		{"admission", []string{
 			schemas.Namespaces, schemas.Services, schemas.Deployments, schemas.ReplicaSets + "@User", schemas.Pods + "@User",
+			schemas.ConfigMaps, schemas.PodTemplates, schemas.Leases, schemas.ControllerRevisions + "@User",
 		}},
 		{"scheduler", scheduler.Claims()},
 		{"nodes", nodes.Claims()},
