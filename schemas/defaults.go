@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
 func ptr[T any](v T) *T { return &v }
@@ -239,4 +240,15 @@ func PodTemplateOf(o Object) *corev1.PodTemplateSpec {
 		return &o.Spec.JobTemplate.Spec.Template
 	}
 	return nil
+}
+
+// podTemplatePath is where an object has what PodTemplateOf returns.
+func podTemplatePath(o Object) *field.Path {
+	switch o.(type) {
+	case *corev1.PodTemplate:
+		return field.NewPath("template")
+	case *batchv1.CronJob:
+		return field.NewPath("spec", "jobTemplate", "spec", "template")
+	}
+	return field.NewPath("spec", "template")
 }

@@ -26,7 +26,7 @@ func Unsupported(o Object) (refused field.ErrorList, warnings []string) {
 		w.service(o)
 	default:
 		if t := PodTemplateOf(o); t != nil {
-			w.podSpec(&t.Spec, field.NewPath("spec", "template", "spec"))
+			w.podSpec(&t.Spec, podTemplatePath(o).Child("spec"))
 		}
 	}
 	return w.refused, w.warnings

@@ -220,6 +220,7 @@ func TestUnsupported(t *testing.T) {
 			[]string{"spec.containers[0].resources.limits[ephemeral-storage] has no effect", "spec.containers[0].resources.requests[ephemeral-storage] has no effect"}},
 		{"tolerations", pod("", "  tolerations: [{operator: Exists}]\n"), nil, []string{"spec.tolerations has no effect: taints are not built yet"}},
 		{"host port", pod("    ports: [{containerPort: 80, hostPort: 80}]\n", ""), []string{"spec.containers[0].ports[0].hostPort"}, nil},
+		{"host port of a template by itself", "apiVersion: v1\nkind: PodTemplate\nmetadata: {name: a, namespace: default}\ntemplate: {spec: {containers: [{name: c, image: i, ports: [{containerPort: 80, hostPort: 80}]}]}}\n", []string{"template.spec.containers[0].ports[0].hostPort"}, nil},
 		{"host port on the host's network", pod("    ports: [{containerPort: 80, hostPort: 80}]\n", "  hostNetwork: true\n"), nil, nil},
 		{"security", pod("    securityContext: {runAsUser: 1, seccompProfile: {type: Localhost, localhostProfile: x}, seLinuxOptions: {}}\n", "  securityContext: {fsGroup: 1, sysctls: [{name: a, value: b}]}\n"),
 			[]string{"spec.containers[0].securityContext.seLinuxOptions", "spec.containers[0].securityContext.seccompProfile.type", "spec.containers[0].securityContext.seccompProfile.localhostProfile", "spec.securityContext.fsGroup", "spec.securityContext.sysctls"}, nil},
