@@ -144,12 +144,12 @@ func TestCommands(t *testing.T) {
 			}
 		})
 	}
-	inside, same, _, _ := n.command(plain, Command{Args: prog("cgroup", "fds")}).end()
-	own, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", n.running(plain).PID))
-	must(t, err)
-	if inside != 0 || !strings.HasPrefix(same, string(own)) {
-		t.Errorf("cgroups\n%s\nnot the container's\n%s", same, own)
+	x := n.command(plain, Command{Args: prog("fds", "sleep", "0")})
+	x.hears("fd 2 ")
+	if got := n.beside(plain); got != 1 {
+		t.Errorf("%d processes beside the container's in its cgroup, want the command", got)
 	}
+	same := x.says()
 	for _, ours := range []string{"memfd", "socket", "filter", n.dir} {
 		if strings.Contains(same, ours) {
 			t.Errorf("a descriptor of ours is open:\n%s", same)
