@@ -3,6 +3,7 @@ package schemas
 import (
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -264,13 +265,10 @@ func (p *podCheck) uniqueHostPorts(seen map[string]bool, c *corev1.Container, at
 
 func (p *podCheck) env(e *corev1.EnvVar, container *field.Path, i int) {
 	at := func() *field.Path { return container.Child("env").Index(i) }
-	switch {
-	case e.Name == "":
+	if e.Name == "" {
 		p.required(at().Child("name"), "")
-	default:
-		if messages := validation.IsRelaxedEnvVarName(e.Name); len(messages) > 0 {
-			p.invalid(at().Child("name"), e.Name, messages...)
-		}
+	} else if messages := validation.IsRelaxedEnvVarName(e.Name); len(messages) > 0 {
+		p.invalid(at().Child("name"), e.Name, messages...)
 	}
 	// No process can have it, so the container could never start.
 	if strings.ContainsRune(e.Value, 0) {
@@ -406,34 +404,30 @@ func (p *problems) resourceFieldRef(r *corev1.ResourceFieldSelector, inFile bool
 	case !huge:
 		choose(p, r.Resource, at, "resource", downwardResources)
 	}
-	if r.Divisor.IsZero() {
-		return
+	if !r.Divisor.IsZero() {
+		p.divisor(r, huge, at.Child("divisor"))
 	}
-	valid, of := downwardDivisors, ""
-	switch _, name, _ := strings.Cut(r.Resource, "."); {
-	case huge:
-		of = "hugepages"
-	case r.Resource != "requests."+name && r.Resource != "limits."+name:
-		return
-	case name == "cpu":
-		if d := r.Divisor.String(); d != "1m" && d != "1" {
-			p.invalid(at.Child("divisor"), r.Resource, "only divisor's values 1m and 1 are supported with the cpu resource")
-		}
-		return
-	case name == "memory":
+}
+
+// divisor checks the unit that an amount is given in.
+func (p *problems) divisor(r *corev1.ResourceFieldSelector, huge bool, at *field.Path) {
+	valid, list, of := downwardDivisors, strings.Join(downwardDivisors, ", "), ""
+	switch r.Resource {
+	case "limits.cpu", "requests.cpu":
+		valid, list, of = []string{"1m", "1"}, "1m and 1", "cpu"
+	case "limits.memory", "requests.memory":
 		of = "memory"
-	case name == "ephemeral-storage":
+	case "limits.ephemeral-storage", "requests.ephemeral-storage":
 		of = "local ephemeral storage"
 	default:
-		return
-	}
-	d := r.Divisor.String()
-	for _, v := range valid {
-		if d == v {
-			return
+		if !huge {
+			return // refused for its resource
 		}
+		of = "hugepages"
 	}
-	p.invalid(at.Child("divisor"), r.Resource, fmt.Sprintf("only divisor's values %s are supported with the %s resource", strings.Join(valid, ", "), of))
+	if !slices.Contains(valid, r.Divisor.String()) {
+		p.invalid(at, r.Resource, fmt.Sprintf("only divisor's values %s are supported with the %s resource", list, of))
+	}
 }
 
 func (p *podCheck) envFrom(sources []corev1.EnvFromSource, container *field.Path) {
