@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"syscall"
 	"time"
 
@@ -64,6 +65,10 @@ func (e ended) Error() string { return fmt.Sprintf("exit code %d", e.code) }
 func run(ctx context.Context, args []string, in io.Reader, out, stderr io.Writer) int {
 	a := &app{in: in, out: out, err: stderr}
 	root := a.command()
+	// A shell that asks is the only one who needs to know: it takes a millisecond.
+	if slices.Contains(args, cobra.ShellCompRequestCmd) || slices.Contains(args, cobra.ShellCompNoDescRequestCmd) {
+		a.complete(root)
+	}
 	root.SetArgs(args)
 	root.SetIn(in)
 	root.SetOut(out)
@@ -119,7 +124,6 @@ func (a *app) command() *cobra.Command {
 	)
 	root.AddCommand(a.writingCommands()...)
 	root.AddCommand(a.sessionCommands()...)
-	a.complete(root)
 	return root
 }
 
