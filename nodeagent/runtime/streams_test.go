@@ -144,8 +144,8 @@ func TestCommands(t *testing.T) {
 			}
 		})
 	}
-	x := n.command(plain, Command{Args: prog("fds", "sleep", "0")})
-	x.hears("fd 2 ")
+	x := n.command(plain, Command{Args: prog("fds", "out", "listed", "sleep", "0")})
+	x.hears("listed\n")
 	if got := n.beside(plain); got != 1 {
 		t.Errorf("%d processes beside the container's in its cgroup, want the command", got)
 	}
@@ -190,6 +190,13 @@ func TestCommandTerminal(t *testing.T) {
 	x.write("\x03")
 	if code, _, _, err := x.end(); code != 130 && code != 2 || err != nil {
 		t.Errorf("interrupted: %d, %v", code, err)
+	}
+	open := n.sleeper(func(c *Container) { c.Seccomp = "Unconfined" })
+	if _, out, _, err := n.command(open, Command{Args: prog("status", "Seccomp"), TTY: true}).end(); out != "Seccomp 0\r\n" || err != nil {
+		t.Errorf("unconfined: %q, %v", out, err)
+	}
+	if _, out, _, err := n.command(c, Command{Args: prog("status", "Seccomp", "env", "TERM"), TTY: true}).end(); out != "Seccomp 2\r\nenv xterm\r\n" || err != nil {
+		t.Errorf("confined: %q, %v", out, err)
 	}
 	x = n.command(c, Command{Args: []string{"nothing-here"}, TTY: true})
 	if code, _, _, err := x.end(); code != 127 || err == nil {
