@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"strings"
 	"testing"
 )
@@ -14,13 +15,29 @@ func TestWaitForAllForms(t *testing.T) {
 	expect(t, "-o name", "configmap/settings\n", l.ok("", "wait", "--for=jsonpath={.data.b}", "cm", "--all", "-o", "name"))
 	expect(t, "a condition", "node/n1 condition met\n", l.ok("", "wait", "--for=condition=ready", "nodes", "--field-selector=metadata.name=n1"))
 
-	gone, _, _ := l.background("wait", "--for=delete", "cm/settings")
+	gone := ""
 	l.until("delete comes", func() bool {
-		l.ok("", "delete", "cm", "settings", "--ignore-not-found")
-		l.ok(configMap, "apply", "-f", "-") // another object of that name does not count
-		return gone.String() != ""
+		// One that looks for the first time between the two has nothing to wait for.
+		ended := make(chan string, 1)
+		go func() {
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			defer cancel()
+			out, _, _ := l.call(ctx, "", "wait", "--for=delete", "cm/settings")
+			ended <- out
+		}()
+		l.until("it ends", func() bool {
+			l.ok("", "delete", "cm", "settings", "--ignore-not-found")
+			l.ok(configMap, "apply", "-f", "-") // another object of that name does not count
+			select {
+			case gone = <-ended:
+				return true
+			default:
+				return false
+			}
+		})
+		return gone != ""
 	})
-	expect(t, "delete", "configmap/settings condition met\n", gone.String())
+	expect(t, "delete", "configmap/settings condition met\n", gone)
 	expect(t, "delete of what is not there", "", l.ok("", "wait", "--for=delete", "cm/none"))
 	_, stderr := l.fails("", "wait", "--for=delete", "cm/settings", "--timeout=50ms")
 	expect(t, "delete in vain", "error: timed out waiting for the condition on configmaps/settings\n", stderr)
