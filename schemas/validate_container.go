@@ -411,7 +411,8 @@ func (p *problems) resourceFieldRef(r *corev1.ResourceFieldSelector, inFile bool
 
 // divisor checks the unit that an amount is given in.
 func (p *problems) divisor(r *corev1.ResourceFieldSelector, huge bool, at *field.Path) {
-	valid, list, of := downwardDivisors, strings.Join(downwardDivisors, ", "), ""
+	valid, list := downwardDivisors, strings.Join(downwardDivisors, ", ")
+	var of string
 	switch r.Resource {
 	case "limits.cpu", "requests.cpu":
 		valid, list, of = []string{"1m", "1"}, "1m and 1", "cpu"
