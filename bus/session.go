@@ -444,8 +444,10 @@ func (s *Session) Pump(ctx context.Context, streams Streams) (Piece, error) {
 	}
 }
 
-// feed sends what in gives. That nobody takes it is no error, and that the
-// session has ended is said by its last piece.
+// feed sends what in gives, a piece at a time: two on their way at once overtake
+// each other, have to be sent again, and took longer when it was tried. That
+// nobody takes it is no error, and that the session has ended is said by its
+// last piece.
 func (s *Session) feed(ctx context.Context, in io.Reader) error {
 	buf := make([]byte, schemas.MaxSessionPiece)
 	for {

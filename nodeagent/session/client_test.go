@@ -440,13 +440,16 @@ func BenchmarkSession(b *testing.B) {
 				return nil, err
 			}, Stop: func() { _ = r.Close() }}, nil
 		}
+		in, out := io.Pipe()
 		s := w.exec()
+		go func() { _, _ = s.Pump(w.ctx, bus.Streams{In: in}) }()
 		b.SetBytes(1 << 20)
 		block := make([]byte, 1<<20)
 		for b.Loop() {
-			if err := s.Send(w.ctx, block); err != nil {
+			if _, err := out.Write(block); err != nil {
 				b.Fatal(err)
 			}
 		}
+		_ = out.Close()
 	})
 }

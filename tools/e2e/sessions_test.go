@@ -351,7 +351,7 @@ func TestPortForward(t *testing.T) {
 	address := l.says(out, hostPort+"8080")[1]
 	lines := l.says(out, hostPort+"7000")[1]
 	var all sync.WaitGroup
-	for range 20 {
+	for range 60 { // more than a pod may have sessions
 		all.Go(func() {
 			if text, err := get(address); err != nil || text != "web" {
 				t.Errorf("web answered %q, %v", text, err)

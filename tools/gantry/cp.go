@@ -154,7 +154,7 @@ func (c *copier) fetch(ctx context.Context, from, to string) error {
 	if err != nil {
 		// Pump ends when it cannot write.
 		_ = r.CloseWithError(err)
-		<-pumped
+		_ = <-pumped // it failed because of err, or err is what it failed with
 		return err
 	}
 	_, _ = io.Copy(io.Discard, r) // what fills the last block

@@ -252,9 +252,26 @@ func (f *forwarder) accept(ctx context.Context, l net.Listener, p forwarded) {
 	}
 }
 
+// open waits for a while where the pod has as many sessions as it may: programs
+// open more connections at once than they use for long.
+func (f *forwarder) open(ctx context.Context, port uint16) (*bus.Session, error) {
+	const patience, pause = 15 * time.Second, 200 * time.Millisecond
+	for begin := time.Now(); ; {
+		s, err := f.app.conn.PortForward(ctx, f.pod.Namespace, f.pod.Name, schemas.PortForwardRequest{UID: f.pod.UID, Port: port})
+		if err == nil || !apierrors.IsTooManyRequests(err) || time.Since(begin) > patience {
+			return s, err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
 // carry is the life of one connection.
 func (f *forwarder) carry(ctx context.Context, c *net.TCPConn, port uint16) error {
-	s, err := f.app.conn.PortForward(ctx, f.pod.Namespace, f.pod.Name, schemas.PortForwardRequest{UID: f.pod.UID, Port: port})
+	s, err := f.open(ctx, port)
 	if err != nil {
 		return err
 	}
