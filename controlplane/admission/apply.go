@@ -61,7 +61,7 @@ func (a *Admission) apply(ctx context.Context, kind schemas.Kind, call schemas.C
 // upsert creates an object where there is none, and changes it where there is.
 func (a *Admission) upsert(ctx context.Context, w write, made func() (schemas.Object, error), change func(old schemas.Object) (schemas.Object, error)) (reply, error) {
 	return a.once(ctx, w, func() (reply, error) {
-		for try := range attempts {
+		for try := 0; again(ctx, try); try++ {
 			if a.store.View().Get(w.kind.Resource, w.call.Namespace, w.call.Name) == nil {
 				r, found, err := a.repeated(ctx, w, false)
 				if found || err != nil {

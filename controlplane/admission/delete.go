@@ -37,7 +37,7 @@ func (a *Admission) deleteWith(ctx context.Context, w write, opts metav1.DeleteO
 		return reply{}, err
 	}
 	return a.once(ctx, w, func() (reply, error) {
-		for try := range attempts {
+		for try := 0; again(ctx, try); try++ {
 			old, err := a.current(w.kind, w.call.Namespace, w.call.Name)
 			if r, found, lookErr := a.repeated(ctx, w, false); found || lookErr != nil {
 				return r, lookErr

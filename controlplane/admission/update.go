@@ -80,7 +80,7 @@ func specRules(kind schemas.Kind, updated, old schemas.Object) ([]string, error)
 // it starts again when another writer came first.
 func (a *Admission) modify(ctx context.Context, w write, check rules, change func(old schemas.Object) (schemas.Object, error)) (reply, error) {
 	return a.once(ctx, w, func() (reply, error) {
-		for try := range attempts {
+		for try := 0; again(ctx, try); try++ {
 			old, err := a.current(w.kind, w.call.Namespace, w.call.Name)
 			if r, found, lookErr := a.repeated(ctx, w, false); found || lookErr != nil {
 				return r, lookErr

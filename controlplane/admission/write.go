@@ -21,8 +21,8 @@ const (
 	unchanged  = "unchanged"
 )
 
-// attempts bounds how often a write that carries no resourceVersion is
-// computed again after another writer came first.
+// attempts is how often a write that carries no resourceVersion is computed
+// again after another writer came first, and more often while there is time.
 const attempts = 30
 
 // manifest reads a body that holds an object and brings it together with the
@@ -136,6 +136,17 @@ func fromJSON(kind schemas.Kind, data []byte) (schemas.Object, error) {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("kind cannot be changed to %s", got.GVK.Kind))
 	}
 	return o, nil
+}
+
+// again says whether a write that lost may be tried once more: many clients of
+// one object must not make one of them starve.
+func again(ctx context.Context, try int) bool {
+	const forTheAnswer = 2 * time.Second
+	if try < attempts {
+		return true
+	}
+	deadline, ok := ctx.Deadline()
+	return ok && time.Until(deadline) > forTheAnswer
 }
 
 // pause lets the view catch up with the writer that came first.
