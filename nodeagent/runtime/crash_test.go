@@ -334,7 +334,7 @@ func TestRebootLosesRunDir(t *testing.T) {
 	n.logged(c, "wrote")
 	must(t, n.rt.RemoveSandbox(context.Background(), s.UID))
 	// What a reboot leaves: the disk's part, and nothing in RunDir.
-	old := filepath.Join(n.opt.StateDir, "pods", string(s.UID), "main.0", "upper")
+	old := filepath.Join(n.opt.StateDir, "pods", string(s.UID), "main.0.upper")
 	must(t, os.MkdirAll(old, 0o755))
 	must(t, os.WriteFile(filepath.Join(old, "x"), []byte("from before\n"), 0o644))
 	n.reopen()

@@ -160,7 +160,10 @@ func (r *Runtime) Remove(ctx context.Context, uid types.UID, name string, attemp
 	steps := []func() error{
 		func() error { return r.cg.kill(ctx, sub) }, // a command that was run in it
 		func() error { return r.cg.remove(ctx, sub) },
-		func() error { return os.RemoveAll(filepath.Join(r.scratchDir(uid), run.name)) },
+		func() error {
+			upper, work := rundir.Layer(filepath.Join(r.scratchDir(uid), run.name))
+			return errors.Join(os.RemoveAll(upper), os.RemoveAll(work))
+		},
 		// Taken away whole: were it emptied in place, the shim could find the
 		// order and not the claim.
 		func() error { return r.discard(uid, run) },

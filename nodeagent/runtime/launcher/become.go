@@ -30,7 +30,7 @@ import (
 // orders is what libcontainer.Init reads first. Its own type is not exported;
 // TestOrders holds this one against it. What is not here stays zero there.
 type orders struct {
-	Config           *configs.Config       `json:"config"`
+	Config           rootOrder             `json:"config"`
 	Args             []string              `json:"args"`
 	Env              []string              `json:"env"`
 	UID              int                   `json:"uid"`
@@ -44,6 +44,52 @@ type orders struct {
 	CreateConsole    bool                  `json:"create_console"`
 }
 
+// rootOrder is what libcontainer.Init needs of a configuration. The whole type has
+// ten times as much, whose shapes would have to be found out to be written down;
+// TestRoot holds this one against it. Cgroups are ours (settle).
+type rootOrder struct {
+	Rootfs          string                `json:"rootfs"`
+	Readonlyfs      bool                  `json:"readonlyfs,omitempty"`
+	RootPropagation int                   `json:"rootPropagation,omitempty"`
+	Mounts          []mountOrder          `json:"mounts"`
+	Namespaces      []namespaceOrder      `json:"namespaces"`
+	Capabilities    *configs.Capabilities `json:"capabilities,omitempty"`
+	MaskPaths       []string              `json:"mask_paths,omitempty"`
+	ReadonlyPaths   []string              `json:"readonly_paths,omitempty"`
+	NoNewPrivileges bool                  `json:"no_new_privileges,omitempty"`
+}
+
+type mountOrder struct {
+	Source           string `json:"source"`
+	Destination      string `json:"destination"`
+	Device           string `json:"device"`
+	Flags            int    `json:"flags,omitempty"`
+	ClearedFlags     int    `json:"cleared_flags,omitempty"`
+	PropagationFlags []int  `json:"propagation_flags,omitempty"`
+	Data             string `json:"data,omitempty"`
+}
+
+type namespaceOrder struct {
+	Type configs.NamespaceType `json:"type"`
+}
+
+func rootOf(c *configs.Config) rootOrder {
+	r := rootOrder{
+		Rootfs: c.Rootfs, Readonlyfs: c.Readonlyfs, RootPropagation: c.RootPropagation, Capabilities: c.Capabilities,
+		MaskPaths: c.MaskPaths, ReadonlyPaths: c.ReadonlyPaths, NoNewPrivileges: c.NoNewPrivileges,
+	}
+	for _, m := range c.Mounts {
+		r.Mounts = append(r.Mounts, mountOrder{
+			Source: m.Source, Destination: m.Destination, Device: m.Device, Flags: m.Flags,
+			ClearedFlags: m.ClearedFlags, PropagationFlags: m.PropagationFlags, Data: m.Data,
+		})
+	}
+	for _, ns := range c.Namespaces {
+		r.Namespaces = append(r.Namespaces, namespaceOrder{Type: ns.Type})
+	}
+	return r
+}
+
 // replies are what libcontainer.Init waits to be told, in this order, and
 // nothing else: mounts whose source it cannot reach and notifying filters, about
 // which it would ask too, do not occur here.
@@ -53,13 +99,12 @@ var replies = []string{`{"type":"procHooksDone","flags":0}`, `{"type":"procRun",
 // possible; what goes wrong later is told to the shim by libcontainer.
 func become(config *configs.Config, paths map[string]string, p *libcontainer.Process, tty bool, rules []byte) error {
 	o := orders{
-		Config: config, Args: p.Args, Env: p.Env, UID: p.UID, GID: p.GID, AdditionalGroups: p.AdditionalGroups,
+		Config: rootOf(config), Args: p.Args, Env: p.Env, UID: p.UID, GID: p.GID, AdditionalGroups: p.AdditionalGroups,
 		Cwd: p.Cwd, Capabilities: config.Capabilities, NoNewPrivileges: config.NoNewPrivileges,
 		ContainerID: rundir.ContainerID, CreateConsole: tty,
 	}
-	// A hybrid's second version has to be found, and so have devices elsewhere.
-	if cgroups.IsCgroup2HybridMode() || paths["devices"] == "" {
-		paths = nil
+	if paths["devices"] == "" {
+		paths = nil // mounted elsewhere: libcontainer finds them
 	}
 	cg, err := manager.NewWithPaths(config.Cgroups, paths)
 	if err != nil {

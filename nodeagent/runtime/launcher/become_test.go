@@ -3,6 +3,7 @@
 package main
 
 import (
+	"encoding/json"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -13,6 +14,10 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/opencontainers/runc/libcontainer/configs"
+
+	"gantry.dev/nodeagent/runtime/want"
 )
 
 // leftOut are the orders that this launcher never gives, with the reason.
@@ -61,6 +66,43 @@ func TestOrders(t *testing.T) {
 	}
 	if diff := cmp.Diff(theirs, ours); diff != "" {
 		t.Errorf("libcontainer's orders and ours (-theirs +ours):\n%s", diff)
+	}
+}
+
+// TestRoot holds what we pass on of a configuration against the whole: nothing
+// that configure or mounts set may be lost on the way.
+func TestRoot(t *testing.T) {
+	for _, w := range []want.Run{
+		{Cgroup: "/a/b"},
+		{Container: want.Container{Privileged: true}},
+		{Container: want.Container{ReadonlyRootfs: true, NoNewPrivileges: true, CapDrop: []string{"ALL"}}},
+		{Container: want.Container{CapAdd: []string{"NET_ADMIN"}, Mounts: []want.Mount{
+			{Type: "tmpfs", Source: "tmpfs", Destination: "/t", Options: []string{"nosuid", "size=1m"}},
+			{Type: "bind", Source: "/", Destination: "/b", Options: []string{"rbind", "rslave", "ro", "dev"}},
+		}}},
+	} {
+		whole, err := configure("/root", w)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if whole.Mounts, err = mounts("/root", "/dev", w); err != nil {
+			t.Fatal(err)
+		}
+		b, err := json.Marshal(orders{Config: rootOf(whole)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got struct {
+			Config configs.Config `json:"config"`
+		}
+		if err := json.Unmarshal(b, &got); err != nil {
+			t.Fatal(err)
+		}
+		want := *whole
+		want.Cgroups, want.OomScoreAdj = nil, nil // settle's
+		if diff := cmp.Diff(want, got.Config, cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("configuration (-whole +passed on):\n%s", diff)
+		}
 	}
 }
 

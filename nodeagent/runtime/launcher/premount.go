@@ -185,7 +185,13 @@ func premountCgroup1(target, own string, flags uintptr) (map[string]string, erro
 			continue
 		}
 		var st unix.Statfs_t
-		if unix.Statfs(from, &st) != nil || st.Type != unix.CGROUP_SUPER_MAGIC {
+		if unix.Statfs(from, &st) != nil {
+			continue
+		}
+		if st.Type == unix.CGROUP2_SUPER_MAGIC && e.Name() == "unified" {
+			paths[""] = filepath.Join(from, own) // beside v1: joined, not shown
+		}
+		if st.Type != unix.CGROUP_SUPER_MAGIC {
 			continue
 		}
 		for name := range strings.SplitSeq(e.Name(), ",") {

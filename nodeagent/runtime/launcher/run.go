@@ -118,13 +118,15 @@ func mountRoot(root string, w want.Run) error {
 			return err
 		}
 	}
+	upper, work := rundir.Layer(scratch)
 	// An attempt number can come again after a reboot: begin clean.
-	if _, err := os.Lstat(scratch); err == nil {
-		if err := os.RemoveAll(scratch); err != nil {
-			return err
+	for _, d := range []string{upper, work} {
+		if _, err := os.Lstat(d); err == nil {
+			if err := os.RemoveAll(d); err != nil {
+				return err
+			}
 		}
 	}
-	upper, work := filepath.Join(scratch, "upper"), filepath.Join(scratch, "work")
 	if err := os.MkdirAll(upper, 0o755); err != nil {
 		return err
 	}

@@ -70,6 +70,12 @@ func RunName(name string, attempt int) string {
 	return name + "." + strconv.Itoa(attempt)
 }
 
+// Layer is where, on disk, the writable layer of a run is and what the kernel
+// keeps beside it. There is no directory around them: each costs.
+func Layer(scratch string) (upper, work string) {
+	return scratch + ".upper", scratch + ".work"
+}
+
 // ParseRunName is the reverse of RunName.
 func ParseRunName(s string) (name string, attempt int, ok bool) {
 	i := strings.LastIndexByte(s, '.')

@@ -80,7 +80,8 @@ type Run struct {
 	// Base is the directory under the lowest layer. It has what things are mounted
 	// over in every container, so that it need not be made in each.
 	Base string `json:"base,omitempty"`
-	// Scratch is a directory on disk for the writable layer; made by the launcher.
+	// Scratch is a path on disk for the writable layer (rundir.Layer); made by
+	// the launcher.
 	Scratch string `json:"scratch"`
 	// Cache is a directory in which the launcher keeps what is costly to make.
 	Cache string `json:"cache"`
