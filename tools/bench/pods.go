@@ -197,8 +197,27 @@ func (t *testbed) firstLine(ctx context.Context, name string) (time.Time, error)
 // last program executes.
 func pods100(ctx context.Context, e *Env) ([]Sample, error) {
 	const runs, pods = 3, 100
-	var values, cpu []float64
-	err := e.withCluster(ctx, func(t *testbed) error {
+	var values, cpu, node, control []float64
+	err := e.withCluster(ctx, func(t *testbed) (err error) {
+		agent, err := newCPUGroup("gantry-bench-agent")
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, agent.remove()) }()
+		if err := agent.add(t.PID(cluster.NodeAgent)); err != nil {
+			return err
+		}
+		spent := func() (node, control float64, err error) {
+			for _, dir := range []string{agent.dir, filepath.Join(cpuRoot(), t.CgroupRoot())} {
+				s, err := cpuSeconds(dir)
+				if err != nil {
+					return 0, 0, err
+				}
+				node += s
+			}
+			control, err = processCPU(t.PID(cluster.ControlPlane))
+			return node, control, err
+		}
 		for run := range runs {
 			var manifest strings.Builder
 			for i := range pods {
@@ -206,6 +225,10 @@ func pods100(ctx context.Context, e *Env) ([]Sample, error) {
 				manifest.WriteString("---\n")
 			}
 			cpuBefore, err := machineCPU()
+			if err != nil {
+				return err
+			}
+			nodeBefore, controlBefore, err := spent()
 			if err != nil {
 				return err
 			}
@@ -221,6 +244,10 @@ func pods100(ctx context.Context, e *Env) ([]Sample, error) {
 				return err
 			}
 			wall := time.Since(start).Seconds()
+			nodeAfter, controlAfter, err := spent()
+			if err != nil {
+				return err
+			}
 			last := start
 			for i := range pods {
 				at, err := t.firstLine(ctx, fmt.Sprintf("many%d-%d", run, i))
@@ -233,6 +260,8 @@ func pods100(ctx context.Context, e *Env) ([]Sample, error) {
 			}
 			values = append(values, pods/last.Sub(start).Seconds())
 			cpu = append(cpu, (cpuAfter-cpuBefore)/wall)
+			node = append(node, (nodeAfter-nodeBefore)/pods*1000)
+			control = append(control, (controlAfter-controlBefore)/pods*1000)
 			if err := t.deleteAll(ctx); err != nil {
 				return err
 			}
@@ -240,7 +269,8 @@ func pods100(ctx context.Context, e *Env) ([]Sample, error) {
 		return nil
 	})
 	s := summary("pods100.per_s", values)
-	s.Note = fmt.Sprintf("the machine's cores busy meanwhile: %.2f", median(cpu))
+	s.Note = fmt.Sprintf("the machine's cores busy meanwhile: %.2f; of CPU, a pod cost %.1f ms on the node and %.1f ms in the control plane",
+		median(cpu), median(node), median(control))
 	return []Sample{s}, err
 }
 
