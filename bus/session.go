@@ -116,7 +116,9 @@ func (u *UserConn) open(ctx context.Context, verb, namespace, pod string, id *st
 	// The node opens nothing new for an id that it knows, so a lost answer may
 	// be asked for again. A node that is away is not waited for: nothing would
 	// be lost with the session yet.
-	lost := func(err error) bool { return unanswered(err) || errors.Is(err, errReconnected) }
+	lost := func(err error) bool {
+		return unanswered(err) || errors.Is(err, errReconnected) || apierrors.IsTimeout(err)
+	}
 	err = s.patiently(s.ctx, openPatience, userTimeout, lost, func(ctx context.Context) (err error) {
 		reply, err = u.Request(ctx, verb, schemas.Pods, namespace, pod, body)
 		return err
