@@ -199,9 +199,11 @@ func streamConfigs(n schemas.Names, replicas int) []jetstream.StreamConfig {
 		unsynced = jetstream.AsyncPersistMode
 	}
 	return []jetstream.StreamConfig{
-		// A full bucket of objects refuses new ones; it never drops old ones.
+		// A full bucket of objects refuses new ones; it never drops old ones. The
+		// versions are what a server that starts reads its change log from: a lease
+		// that is renewed every two seconds leaves half a minute of it.
 		bucket(n.ObjectsBucket(), "API objects", jetstream.StreamConfig{
-			Storage: jetstream.FileStorage, MaxMsgsPerSubject: 8, MaxBytes: 6 * gib, Discard: jetstream.DiscardNew,
+			Storage: jetstream.FileStorage, MaxMsgsPerSubject: 16, MaxBytes: 6 * gib, Discard: jetstream.DiscardNew,
 		}),
 		// A marker where an event has expired is what removes it from views.
 		bucket(n.EventsBucket(), "v1 Events, for an hour", jetstream.StreamConfig{

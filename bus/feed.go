@@ -59,7 +59,7 @@ func (f *feed) once(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l := &loading{feed: f, seen: map[objKey]bool{}, floor: info.State.LastSeq}
+	l := &loading{ctx: ctx, feed: f, seen: map[objKey]bool{}, floor: info.State.LastSeq}
 	// Nothing would ever come from an empty bucket to say that it is all.
 	if info.State.Msgs == 0 {
 		l.finish()
@@ -105,6 +105,7 @@ const loadBatch = 256
 
 // loading is one life of a feed. Messages come one at a time.
 type loading struct {
+	ctx   context.Context
 	feed  *feed
 	seen  map[objKey]bool // nil once all that was there has come
 	floor uint64
@@ -150,6 +151,15 @@ func (l *loading) message(m jetstream.Msg) {
 // flush decodes what has come on all processors, which is most of what a start
 // takes, and takes it in, in order.
 func (l *loading) flush() {
+	l.decodeAll()
+	for _, r := range l.batch {
+		l.take(r)
+	}
+	clear(l.batch)
+	l.batch = l.batch[:0]
+}
+
+func (l *loading) decodeAll() {
 	var next atomic.Int64
 	var wg sync.WaitGroup
 	for range runtime.GOMAXPROCS(0) {
@@ -160,11 +170,6 @@ func (l *loading) flush() {
 		})
 	}
 	wg.Wait()
-	for _, r := range l.batch {
-		l.take(r)
-	}
-	clear(l.batch)
-	l.batch = l.batch[:0]
 }
 
 func (r *received) decode(f *feed) { r.step, r.err = f.decode(r.msg, r.meta) }
@@ -185,7 +190,15 @@ func (l *loading) take(r received) {
 }
 
 func (l *loading) finish() {
-	l.feed.view.finishLoad(l.feed.lane, l.seen, l.floor)
+	log := changeLog{start: l.floor}
+	// Of events the bus keeps one version, so there is no log to read again.
+	if l.feed.lane == &l.feed.view.objects && l.floor > 0 {
+		var err error
+		if log, err = l.feed.tail(l.ctx, l.floor); err != nil {
+			l.feed.log.Warn().Err(err).Msg("watches from before now must list again")
+		}
+	}
+	l.feed.view.finishLoad(l.feed.lane, l.seen, log, l.floor)
 	l.seen, l.batch = nil, nil
 	select {
 	case <-l.feed.loaded:
@@ -213,7 +226,8 @@ func (f *feed) decode(m jetstream.Msg, meta *jetstream.MsgMetadata) (step, error
 	s := step{key: objKey{resource, namespace, name}, seq: meta.Sequence.Stream, at: meta.Timestamp}
 	h := m.Headers()
 	s.requests = requestedIn(h, s.seq, s.at)
-	if h.Get(headerOperation) != "" || h.Get(headerMarker) != "" {
+	if op := h.Get(headerOperation); op != "" || h.Get(headerMarker) != "" {
+		s.swept = op == opPurge
 		return s, nil
 	}
 	if s.obj, err = decodeObject(kind, m.Data()); err != nil {

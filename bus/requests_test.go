@@ -146,8 +146,16 @@ func TestListAtARevision(t *testing.T) {
 	if got, err := s.ListAt(schemas.Pods, "", start); len(got) != 0 || err != nil {
 		t.Errorf("before the first: %d, %v", len(got), err)
 	}
-	fresh := openTestStore(t, s.(*store).conn, nil).(History)
-	if _, err := fresh.ListAt(schemas.Pods, "", start); !errors.Is(err, ErrTooOld) {
+	// A store that is opened anew reads the log from the stream.
+	fresh := openTestStore(t, s.(*store).conn, nil)
+	for _, m := range moments {
+		got, err := fresh.(History).ListAt(schemas.Pods, "default", m.revision)
+		if diff := cmp.Diff(m.want, got); diff != "" || err != nil {
+			t.Errorf("opened anew, at %d: %v (-then +now)\n%s", m.revision, err, diff)
+		}
+	}
+	fresh.(*store).view.objects.log = changeLog{start: fresh.View().Revision()}
+	if _, err := fresh.(History).ListAt(schemas.Pods, "", start); !errors.Is(err, ErrTooOld) {
 		t.Errorf("before the log begins: %v", err)
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/nats-io/nats.go"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -47,7 +46,9 @@ func OpenStore(ctx context.Context, c *Conn, indexes map[string]IndexFunc) (Hist
 			return nil, fmt.Errorf("load bucket %s: %w", f.bucket, ctx.Err())
 		}
 	}
-	return &store{conn: c, view: v, limit: int(c.MaxPayload()) - objectOverhead}, nil
+	s := &store{conn: c, view: v, limit: int(c.MaxPayload()) - objectOverhead}
+	go s.sweep(ctx)
+	return s, nil
 }
 
 // View implements Store.
@@ -158,11 +159,7 @@ func (s *store) Delete(ctx context.Context, o schemas.Object) error {
 	if err != nil {
 		return fmt.Errorf("delete %s: %w", k, err)
 	}
-	// The marker takes the place of the key's whole history: when its time is
-	// over nothing is left, where an older value would come back to life.
-	header, own := s.requestHeader(ctx, k, nats.Header{
-		headerOperation: {opPurge}, headerRollup: {"sub"}, headerTTL: {tombstoneTTL.String()},
-	})
+	header, own := s.requestHeader(ctx, k, deletionMarker(k))
 	p := put{subject: s.subject(k), cas: true, expect: rev, header: header}
 	seq, err := s.conn.put(ctx, p)
 	if err != nil {

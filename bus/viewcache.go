@@ -24,10 +24,12 @@ func keyOf(o schemas.Object) objKey {
 
 // step is one message of a bucket, decoded: an object, or a deletion.
 type step struct {
-	key objKey
-	obj schemas.Object // nil for a deletion
-	seq uint64
-	at  time.Time
+	// swept says of a deletion that its marker is all that is left of the key.
+	swept bool
+	key   objKey
+	obj   schemas.Object // nil for a deletion
+	seq   uint64
+	at    time.Time
 	// requests are the writes with an id that the message tells of: its own and earlier ones.
 	requests []requested
 }
@@ -266,7 +268,7 @@ func (v *viewCache) take(l *lane, s step) {
 	v.noteRequests(s)
 	if l == &v.objects {
 		if s.obj == nil {
-			v.tombs.add(s.key, s.seq, s.at)
+			v.tombs.add(s.key, s.seq, s.at, s.swept)
 		} else {
 			v.tombs.drop(s.key)
 		}
@@ -341,11 +343,23 @@ func (v *viewCache) publish(c Change) {
 }
 
 // finishLoad ends a load: seen holds what the bucket has, pos is where it was.
-// What the view holds beyond that was deleted while nobody listened. The
-// change log starts anew, since it cannot say when.
-func (v *viewCache) finishLoad(l *lane, seen map[objKey]bool, pos uint64) {
+// What the view holds beyond that was deleted while nobody listened. log is
+// what the bucket says of the changes up to pos.
+func (v *viewCache) finishLoad(l *lane, seen map[objKey]bool, log changeLog, pos uint64) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	// What is there is the view's own where both have it, so that it is there once.
+	for i, e := range log.entries {
+		if e.New != nil {
+			if r := v.records[keyOf(e.New)]; r.rev == e.Revision {
+				log.entries[i].New = r.obj
+			}
+		}
+	}
+	// Steps that came in after pos are in the view already, and not in the log.
+	if l.pos > pos {
+		log = changeLog{start: l.pos}
+	}
 	pos = max(pos, l.pos)
 	for k, r := range v.records {
 		if v.lane(k.resource) != l || seen[k] || r.rev > pos {
@@ -354,7 +368,7 @@ func (v *viewCache) finishLoad(l *lane, seen map[objKey]bool, pos uint64) {
 		v.store(k, r.obj, nil, 0)
 		v.publish(Change{Resource: k.resource, Old: r.obj, Revision: pos})
 	}
-	l.log = changeLog{start: pos}
+	l.log = log
 	l.loaded = true
 	v.skipTo(l, pos+1)
 	l.reach(pos)

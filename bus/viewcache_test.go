@@ -71,7 +71,7 @@ func loadedView(steps ...step) *viewCache {
 		v.deliver(s)
 		seen[s.key] = s.obj != nil
 	}
-	v.finishLoad(&v.objects, seen, 0)
+	v.finishLoad(&v.objects, seen, changeLog{}, 0)
 	return v
 }
 
@@ -162,7 +162,7 @@ func TestViewLoadsAgain(t *testing.T) {
 	v.deliver(podStep("new", "n2", 9))
 	v.finishLoad(&v.objects, map[objKey]bool{
 		{schemas.Pods, "default", "kept"}: true, {schemas.Pods, "default", "new"}: true,
-	}, 9)
+	}, changeLog{start: 9}, 9)
 	if diff := cmp.Diff([]string{"newtrue", "lostfalse"}, []string{<-words, <-words}); diff != "" {
 		t.Errorf("changes (-want +got):\n%s", diff)
 	}
@@ -182,7 +182,7 @@ func TestTombstonesAreBounded(t *testing.T) {
 	stones := tombstones{at: map[objKey]tombstone{}}
 	now := time.Now()
 	for i := range maxTombstones + 100 {
-		stones.add(objKey{"pods", "default", fmt.Sprint(i)}, uint64(i+1), now)
+		stones.add(objKey{"pods", "default", fmt.Sprint(i)}, uint64(i+1), now, false)
 	}
 	if len(stones.at) > maxTombstones || len(stones.order) > maxTombstones {
 		t.Errorf("%d tombstones, %d in order", len(stones.at), len(stones.order))
@@ -194,7 +194,7 @@ func TestTombstonesAreBounded(t *testing.T) {
 	if stones.revision(newest, now.Add(tombstoneTTL+time.Second)) != 0 {
 		t.Error("a tombstone outlives its marker")
 	}
-	stones.add(objKey{"pods", "default", "late"}, 1, now.Add(-2*tombstoneTTL))
+	stones.add(objKey{"pods", "default", "late"}, 1, now.Add(-2*tombstoneTTL), false)
 	if stones.revision(objKey{"pods", "default", "late"}, now) != 0 {
 		t.Error("an old marker counts")
 	}
@@ -221,7 +221,7 @@ func BenchmarkViewAt100000(b *testing.B) {
 	for i := range objects {
 		v.deliver(podStep(fmt.Sprint("p", i), fmt.Sprint("n", i%1000), uint64(i+1)))
 	}
-	v.finishLoad(&v.objects, map[objKey]bool{}, 0)
+	v.finishLoad(&v.objects, map[objKey]bool{}, changeLog{}, 0)
 	for i := range objects { // finishLoad took them for lost: they come again
 		v.deliver(podStep(fmt.Sprint("p", i), fmt.Sprint("n", i%1000), uint64(objects+i+1)))
 	}
