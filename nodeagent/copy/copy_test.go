@@ -509,6 +509,44 @@ func TestWriteOfABrokenStream(t *testing.T) {
 	}
 }
 
+// block is one entry of a tar stream, made by hand: what Go does not write.
+func block(name string, kind byte, body string) string {
+	h := make([]byte, 512)
+	copy(h, name)
+	for at, text := range map[int]string{100: "0000644", 108: "0000000", 116: "0000000", 124: fmt.Sprintf("%011o", len(body)), 136: "00000000000", 148: "        ", 257: "ustar\x0000"} {
+		copy(h[at:], text)
+	}
+	h[156] = kind
+	sum := 0
+	for _, c := range h {
+		sum += int(c)
+	}
+	copy(h[148:], fmt.Sprintf("%06o\x00 ", sum))
+	return string(h) + body + strings.Repeat("\x00", (512-len(body)%512)%512)
+}
+
+// TestSparseEntries: a kilobyte of stream that stands for a terabyte of zeros
+// fills no disk.
+func TestSparseEntries(t *testing.T) {
+	records := ""
+	for _, r := range []string{"GNU.sparse.major=1", "GNU.sparse.minor=0", "GNU.sparse.name=bomb", "GNU.sparse.realsize=1099511627776"} {
+		records += fmt.Sprintf("%d %s\n", len(r)+4, r)
+	}
+	stream := block("pax", tar.TypeXHeader, records) + block("bomb", tar.TypeReg, "1\n1099511627775\n1\n"+strings.Repeat("\x00", 512-18)+"x") + strings.Repeat("\x00", 1024)
+	h, err := tar.NewReader(strings.NewReader(stream)).Next()
+	if err != nil || h.Size != 1<<40 {
+		t.Fatalf("the stream is not what it is meant to be: %+v, %v", h, err)
+	}
+	w := newWorld(t)
+	w.must(os.Mkdir(w.at("dst"), 0o755))
+	if _, err := w.root.Write(t.Context(), "dst", strings.NewReader(stream), Options{}); err == nil || !strings.Contains(err.Error(), `refuse entry "bomb": it is sparse`) {
+		t.Errorf("it was taken: %v", err)
+	}
+	if left, err := os.ReadDir(w.at("dst")); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v %v", left, err)
+	}
+}
+
 func TestWriteWhereItCannot(t *testing.T) {
 	w := newWorld(t)
 	w.write("file", "x")

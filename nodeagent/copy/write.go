@@ -119,8 +119,11 @@ func (w *writer) entry(h *tar.Header, name string, content io.Reader) error {
 	if name == "." {
 		return nil // the destination itself stays as it is
 	}
+	if sparse(h) {
+		return fmt.Errorf("refuse entry %q: it is sparse: a few bytes of stream would become as many of disk as they like", name)
+	}
 	switch h.Typeflag {
-	case tar.TypeReg, tar.TypeGNUSparse, tar.TypeDir, tar.TypeSymlink, tar.TypeLink:
+	case tar.TypeReg, tar.TypeDir, tar.TypeSymlink, tar.TypeLink:
 	case tar.TypeChar, tar.TypeBlock, tar.TypeFifo:
 		w.o.warn("%s: left out: it is a device or FIFO", name)
 		return nil
@@ -148,6 +151,19 @@ func (w *writer) entry(h *tar.Header, name string, content io.Reader) error {
 	}
 	w.count.Entries++
 	return nil
+}
+
+// sparse says that what is read of an entry is more than what was sent.
+func sparse(h *tar.Header) bool {
+	if h.Typeflag == tar.TypeGNUSparse {
+		return true
+	}
+	for key := range h.PAXRecords {
+		if strings.HasPrefix(key, "GNU.sparse.") {
+			return true
+		}
+	}
+	return false
 }
 
 // enter returns a directory below the destination, which is made where it is

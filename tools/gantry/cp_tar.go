@@ -262,6 +262,11 @@ func (u *unpacker) entry(h *tar.Header, name string) error {
 	if err := u.within(name); err != nil {
 		return err
 	}
+	for key := range h.PAXRecords {
+		if strings.HasPrefix(key, "GNU.sparse.") {
+			return errors.New("it is sparse: a few bytes would become as many as they like")
+		}
+	}
 	switch h.Typeflag {
 	case tar.TypeDir:
 		err := u.root.Mkdir(name, 0o755)
