@@ -2,6 +2,7 @@ package main
 
 import (
 	"archive/tar"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -150,15 +151,13 @@ func (c *copier) fetch(ctx context.Context, from, to string) error {
 		w.CloseWithError(err) // nil is the end
 		pumped <- err
 	}()
-	err = unpack(r, from, to, c.o.noPreserve, c.warn)
-	if err != nil {
-		// Pump ends when it cannot write.
-		_ = r.CloseWithError(err)
-		_ = <-pumped // it failed because of err, or err is what it failed with
-		return err
+	if err = unpack(r, from, to, c.o.noPreserve, c.warn); err != nil {
+		_ = r.CloseWithError(err) // Pump ends when it cannot write
+	} else {
+		_, _ = io.Copy(io.Discard, r) // what fills the last block
 	}
-	_, _ = io.Copy(io.Discard, r) // what fills the last block
-	return <-pumped
+	// The session failed because of err, or err is what it failed with.
+	return cmp.Or(err, <-pumped)
 }
 
 // put copies from here into the container.
