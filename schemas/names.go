@@ -2,7 +2,9 @@ package schemas
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // Names builds every subject, bucket and stream name of one cluster. It is the
@@ -216,6 +218,10 @@ func ParseObjectKey(key string) (resource, namespace, name string, err error) {
 	if err != nil {
 		return "", "", "", fmt.Errorf("key %q: %w", key, err)
 	}
+	// An object has one key: of two the store would see one, and which is chance.
+	if name != parts[2] && escapeName(name) != parts[2] {
+		return "", "", "", fmt.Errorf("key %q: the name is to be written as %s", key, escapeName(name))
+	}
 	namespace = parts[1]
 	if namespace == AllNamespaces {
 		namespace = ""
@@ -386,6 +392,7 @@ func escapeName(name string) string {
 	return b.String()
 }
 
+// unescapeName undoes escapeName. A client may escape more than is needed.
 func unescapeName(s string) (string, error) {
 	if !strings.Contains(s, "=") {
 		return s, nil
@@ -399,12 +406,16 @@ func unescapeName(s string) (string, error) {
 		if i+2 >= len(s) {
 			return "", fmt.Errorf("name %q ends within an escape", s)
 		}
-		var c byte
-		if _, err := fmt.Sscanf(s[i+1:i+3], "%02X", &c); err != nil {
-			return "", fmt.Errorf("name %q has a bad escape %q", s, s[i:i+3])
+		c, err := strconv.ParseUint(s[i+1:i+3], 16, 8)
+		if err != nil {
+			return "", fmt.Errorf("name %q has a bad escape %q: want = and two hexadecimal digits", s, s[i:i+3])
 		}
-		b.WriteByte(c)
+		b.WriteByte(byte(c))
 		i += 2
+	}
+	// JSON holds no such name: what is stored under it would be another object.
+	if !utf8.ValidString(b.String()) {
+		return "", fmt.Errorf("name %q is not valid UTF-8", s)
 	}
 	return b.String(), nil
 }
