@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -18,6 +19,8 @@ import (
 
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
+
+	"gantry.dev/nodeagent/runtime/rundir"
 )
 
 // agentEnv makes the test binary an agent that is there to be killed. Its value
@@ -254,6 +257,65 @@ func TestShimKilled(t *testing.T) {
 	if got := st.Containers; len(got) != 2 || got[1].Attempt != 1 || got[1].Phase != PhaseExited {
 		t.Errorf("%+v", got)
 	}
+}
+
+// TestShimKilledAtAnyMomentOfAStart looks for launchers that outlive the shim:
+// one of them would bring a container into a pod that is buried.
+func TestShimKilledAtAnyMomentOfAStart(t *testing.T) {
+	n := newNode(t)
+	ctx := context.Background()
+	s := n.pod()
+	for i := range 40 {
+		c := n.container(s, "sleep", "0")
+		c.Attempt = i
+		st, _, err := n.rt.Sandbox(s.UID)
+		must(t, err)
+		n.start(c)
+		time.Sleep(time.Duration(i) * 500 * time.Microsecond) // the moment, not a wait for anything
+		must(t, syscall.Kill(st.PID, syscall.SIGKILL))
+		eventually(t, "the death of the shim to be seen", func() bool {
+			st, _, err = n.rt.Sandbox(s.UID)
+			must(t, err)
+			return st.PID == 0
+		}, func() any { return st })
+		st, err = n.rt.EnsureSandbox(ctx, s)
+		must(t, err)
+		// A run that was never claimed is the new shim's.
+		if phase := st.Containers[i].Phase; phase == PhaseStarting {
+			n.running(c)
+			must(t, n.rt.Signal(ctx, s.UID, c.Name, c.Attempt, syscall.SIGKILL))
+			n.ended(c)
+		} else if phase != PhaseUnknown {
+			t.Errorf("attempt %d is %s", i, phase)
+		}
+		var left map[int]string
+		eventually(t, "all but the new shim to be gone", func() bool {
+			left = n.processes()
+			delete(left, st.PID)
+			return len(left) == 0
+		}, func() any { return left })
+	}
+}
+
+// processes are those that live in a cgroup of this node, with what they run.
+func (n *node) processes() map[int]string {
+	found := map[int]string{}
+	dirs, err := filepath.Glob("/proc/[0-9]*")
+	must(n.t, err)
+	for _, d := range dirs {
+		cgroup, err := os.ReadFile(filepath.Join(d, "cgroup"))
+		if err != nil || !strings.Contains(string(cgroup), n.root+"/") {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(d))
+		must(n.t, err)
+		stat, _ := os.ReadFile(filepath.Join(d, "stat"))
+		if state, _, ok := rundir.ParseStat(stat); !ok || state == 'Z' || pid == os.Getpid() {
+			continue
+		}
+		found[pid] = string(stat)
+	}
+	return found
 }
 
 func TestShimKilledWhileNoAgentRuns(t *testing.T) {

@@ -115,20 +115,16 @@ func (r *Runtime) adopt(ctx context.Context) error {
 			return fmt.Errorf("read sandbox %s: %w", e.Name(), err)
 		}
 		p := r.pods.add(s)
-		lock, err := tryLock(filepath.Join(dir, rundir.ShimLock))
-		switch {
-		case err == nil:
+		lock, err := r.adoptOrLock(ctx, p)
+		if err == nil && lock == nil {
+			err = r.closeInputs(s.UID)
+		}
+		if err != nil {
+			return fmt.Errorf("adopt sandbox %s: %w", s.UID, err)
+		}
+		if lock != nil {
 			// Nobody lives there. Whoever asks for this pod decides what next.
 			_ = lock.Close()
-		case errors.Is(err, errLocked):
-			if err := r.adoptShim(ctx, p); err != nil {
-				return fmt.Errorf("adopt sandbox %s: %w", s.UID, err)
-			}
-			if err := r.closeInputs(s.UID); err != nil {
-				return fmt.Errorf("adopt sandbox %s: %w", s.UID, err)
-			}
-		default:
-			return fmt.Errorf("look for shim of %s: %w", s.UID, err)
 		}
 		r.wakes.add(s.UID)
 	}
@@ -161,11 +157,8 @@ func (r *Runtime) makeSandbox(ctx context.Context, p *pod) error {
 	if err := os.Mkdir(dir, 0o711); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
-	lock, err := tryLock(filepath.Join(dir, rundir.ShimLock))
-	if errors.Is(err, errLocked) {
-		return r.adoptShim(ctx, p)
-	}
-	if err != nil {
+	lock, err := r.adoptOrLock(ctx, p)
+	if err != nil || lock == nil {
 		return err
 	}
 	defer func() { _ = lock.Close() }() // the shim has it too

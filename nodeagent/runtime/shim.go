@@ -65,24 +65,28 @@ func (r *Runtime) startShim(p *pod, dir string, lock *os.File) error {
 	return r.watch(p, pid, pidfd, true)
 }
 
-// adoptShim takes over a shim that holds the lock. It may not have written who
-// it is yet if the agent that started it died in that moment.
-func (r *Runtime) adoptShim(ctx context.Context, p *pod) error {
-	path := filepath.Join(r.podDir(p.sandbox.UID), rundir.ShimPID)
+// adoptOrLock takes over the shim that holds the pod's lock, or returns the lock
+// where none does. A shim may not have written who it is yet if the agent that
+// started it died in that moment; and what a shim forked as it died has the lock
+// until it executes.
+func (r *Runtime) adoptOrLock(ctx context.Context, p *pod) (*os.File, error) {
+	dir := r.podDir(p.sandbox.UID)
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	for {
-		b, err := os.ReadFile(path)
-		if err == nil {
+		lock, err := tryLock(filepath.Join(dir, rundir.ShimLock))
+		if !errors.Is(err, errLocked) {
+			return lock, err
+		}
+		if b, err := os.ReadFile(filepath.Join(dir, rundir.ShimPID)); err == nil {
 			if n, ok := rundir.ParseInts(b, 2); ok {
-				fd, err := openProcess(int(n[0]), n[1])
-				if err == nil {
-					return r.watch(p, int(n[0]), fd, false)
+				if fd, err := openProcess(int(n[0]), n[1]); err == nil {
+					return nil, r.watch(p, int(n[0]), fd, false)
 				}
 			}
 		}
 		if wait(ctx, 2*time.Millisecond) != nil {
-			return errors.New("the shim's lock is held, but it does not say who it is")
+			return nil, errors.New("the shim's lock is held, but it does not say who it is")
 		}
 	}
 }
