@@ -2,6 +2,7 @@ package main
 
 import (
 	"archive/tar"
+	"bufio"
 	"cmp"
 	"context"
 	"errors"
@@ -199,7 +200,13 @@ func (c *copier) put(ctx context.Context, from, to string) error {
 	r, w := io.Pipe()
 	packed := make(chan error, 1)
 	go func() {
-		err := p.pack(w, from, name)
+		// Whole pieces: a request for each header of a small file would cost more
+		// than the file.
+		pieces := bufio.NewWriterSize(w, schemas.MaxSessionPiece)
+		err := p.pack(pieces, from, name)
+		if err == nil {
+			err = pieces.Flush()
+		}
 		w.CloseWithError(err)
 		packed <- err
 	}()
