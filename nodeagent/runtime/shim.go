@@ -243,13 +243,25 @@ func (r *Runtime) launcherFile() (*os.File, error) {
 		return nil, err
 	}
 	if err = f.Chmod(0o511); err == nil {
-		_, err = unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, allSeals)
+		err = seal(f)
 	}
 	if err != nil {
 		_ = f.Close()
 		return nil, fmt.Errorf("seal memory file: %w", err)
 	}
 	return f, nil
+}
+
+// seal tries again while the kernel itself still holds a page that was just
+// written, which it does for longer on a machine that is busy.
+func seal(f *os.File) error {
+	for try := 0; ; try++ {
+		_, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, allSeals)
+		if !errors.Is(err, unix.EBUSY) || try == 50 {
+			return err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 }
 
 const allSeals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
