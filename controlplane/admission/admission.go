@@ -146,6 +146,10 @@ func (a *Admission) answer(ctx context.Context, call schemas.Call, header map[st
 	if kind.Refused != "" {
 		return reply{}, refusedKind(kind)
 	}
+	if reads(call.Verb) && headerOf(header, schemas.HeaderOptions) != "" {
+		// Left out silently, a selector in the wrong place would select everything.
+		return reply{}, apierrors.NewBadRequest(fmt.Sprintf("header %s: is for writes; what %s takes is its body", schemas.HeaderOptions, call.Verb))
+	}
 	if !kind.Namespaced && call.Namespace != "" {
 		return reply{}, apierrors.NewBadRequest(fmt.Sprintf("%s have no namespace: use %q in its place", kind.Resource, schemas.AllNamespaces))
 	}
@@ -199,6 +203,15 @@ func (a *Admission) answer(ctx context.Context, call schemas.Call, header map[st
 		return a.podLog(ctx, kind, call, body)
 	}
 	return reply{}, apierrors.NewBadRequest(fmt.Sprintf("no verb %q; there are %s", call.Verb, strings.Join(Verbs, ", ")))
+}
+
+// reads says that a verb changes no object.
+func reads(verb string) bool {
+	switch verb {
+	case schemas.VerbGet, schemas.VerbList, schemas.VerbWatch, schemas.VerbLog:
+		return true
+	}
+	return sessionVerb(verb)
 }
 
 // current reads an object from the view, as an error where there is none.

@@ -25,7 +25,7 @@ func (a *Admission) apply(ctx context.Context, kind schemas.Kind, call schemas.C
 	if err := systemOnly(kind, call.Verb, call.Name); err != nil {
 		return reply{}, err
 	}
-	w, err := readWrite(kind, call, header, "")
+	w, err := readWrite(kind, call, header, body, "")
 	if err != nil {
 		return reply{}, err
 	}

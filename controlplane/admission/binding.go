@@ -35,7 +35,7 @@ func (a *Admission) binding(ctx context.Context, kind schemas.Kind, call schemas
 	if err := a.checkTarget(&b); err != nil {
 		return reply{}, err
 	}
-	w, err := readWrite(kind, call, header, "")
+	w, err := readWrite(kind, call, header, body, "")
 	if err != nil {
 		return reply{}, err
 	}

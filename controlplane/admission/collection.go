@@ -53,7 +53,7 @@ func (a *Admission) deleteCollection(ctx context.Context, kind schemas.Kind, cal
 	if err != nil {
 		return reply{}, err
 	}
-	w, err := write{kind: kind, call: call, dryRun: len(opts.DryRun) > 0}.withID(header)
+	w, err := write{kind: kind, call: call, dryRun: len(opts.DryRun) > 0}.withID(header, body)
 	if err != nil {
 		return reply{}, err
 	}

@@ -22,7 +22,7 @@ func (a *Admission) create(ctx context.Context, kind schemas.Kind, call schemas.
 	if err := systemOnly(kind, call.Verb, call.Name); err != nil {
 		return reply{}, err
 	}
-	w, err := readWrite(kind, call, header, "")
+	w, err := readWrite(kind, call, header, body, "")
 	if err != nil {
 		return reply{}, err
 	}

@@ -23,7 +23,7 @@ func (a *Admission) delete(ctx context.Context, kind schemas.Kind, call schemas.
 	if err != nil {
 		return reply{}, err
 	}
-	w, err := write{kind: kind, call: call}.withID(header)
+	w, err := write{kind: kind, call: call}.withID(header, body)
 	if err != nil {
 		return reply{}, err
 	}

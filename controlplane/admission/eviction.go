@@ -32,7 +32,7 @@ func (a *Admission) eviction(ctx context.Context, kind schemas.Kind, call schema
 	if err != nil {
 		return reply{}, err
 	}
-	w, err := readWrite(kind, call, header, "")
+	w, err := readWrite(kind, call, header, body, "")
 	if err != nil {
 		return reply{}, err
 	}

@@ -142,7 +142,7 @@ func FuzzOptions(f *testing.F) {
 		}
 		_, err := readDeleteOptions([]byte(text))
 		known(t, err)
-		_, err = readWrite(pods, call, map[string][]string{schemas.HeaderOptions: {text}, schemas.HeaderRequest: {text}}, types.ApplyPatchType)
+		_, err = readWrite(pods, call, map[string][]string{schemas.HeaderOptions: {text}, schemas.HeaderRequest: {text}}, nil, types.ApplyPatchType)
 		known(t, err)
 		_, err = readScale([]byte(text), pods.New(), true)
 		known(t, err)

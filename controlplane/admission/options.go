@@ -1,6 +1,8 @@
 package admission
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
 	"fmt"
 	"slices"
 	"strings"
@@ -32,7 +34,7 @@ const (
 type write struct {
 	kind schemas.Kind
 	call schemas.Call
-	// id is the request's, empty where it has none.
+	// id is the request's and of one call alone (withID), empty where it has none.
 	id      string
 	dryRun  bool
 	manager string // never empty
@@ -70,7 +72,7 @@ type writeOptions struct {
 
 // readWrite reads the options of a write from its headers. patch is the type
 // of the patch, empty where the write is none.
-func readWrite(kind schemas.Kind, call schemas.Call, header map[string][]string, patch types.PatchType) (write, error) {
+func readWrite(kind schemas.Kind, call schemas.Call, header map[string][]string, body []byte, patch types.PatchType) (write, error) {
 	w := write{kind: kind, call: call}
 	var o writeOptions
 	if err := decodeOptions([]byte(headerOf(header, schemas.HeaderOptions)), &o, schemas.HeaderOptions); err != nil {
@@ -99,15 +101,27 @@ func readWrite(kind schemas.Kind, call schemas.Call, header map[string][]string,
 		w.manager = defaultManager
 	}
 	w.force = o.Force != nil && *o.Force
-	return w.withID(header)
+	return w.withID(header, body)
 }
 
-// withID takes the request's id from the headers.
-func (w write) withID(header map[string][]string) (write, error) {
+// withID takes the request's id from the headers. The id is kept with a sum of
+// what was asked for: a caller that gives one id to two calls by mistake must not
+// be told that the second was made when only the first was.
+func (w write) withID(header map[string][]string, body []byte) (write, error) {
 	w.id = headerOf(header, schemas.HeaderRequest)
+	if w.id == "" {
+		return w, nil
+	}
 	if len(w.id) > longestRequestID || strings.ContainsFunc(w.id, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return w, apierrors.NewBadRequest(fmt.Sprintf("header %s: want at most %d printable characters without spaces", schemas.HeaderRequest, longestRequestID))
 	}
+	sum := sha256.New()
+	for _, part := range []string{
+		w.call.Verb, w.call.Subresource, headerOf(header, schemas.HeaderContentType), headerOf(header, schemas.HeaderOptions), string(body),
+	} {
+		_, _ = fmt.Fprintf(sum, "%d %s", len(part), part) // a hash takes everything
+	}
+	w.id += "~" + base64.RawURLEncoding.EncodeToString(sum.Sum(nil)[:9])
 	return w, nil
 }
 

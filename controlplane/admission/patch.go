@@ -41,7 +41,7 @@ func (a *Admission) patch(ctx context.Context, kind schemas.Kind, call schemas.C
 	if err != nil {
 		return reply{}, err
 	}
-	w, err := readWrite(kind, call, header, p.kind)
+	w, err := readWrite(kind, call, header, body, p.kind)
 	if err != nil {
 		return reply{}, err
 	}

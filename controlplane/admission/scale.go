@@ -51,7 +51,7 @@ func (a *Admission) scale(ctx context.Context, kind schemas.Kind, call schemas.C
 	} else if len(body) > schemas.MaxObjectBytes {
 		return reply{}, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("the Scale has %d bytes, more than the limit of %d", len(body), schemas.MaxObjectBytes))
 	}
-	w, err := readWrite(kind, call, header, p.kind)
+	w, err := readWrite(kind, call, header, body, p.kind)
 	if err != nil {
 		return reply{}, err
 	}

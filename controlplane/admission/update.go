@@ -19,7 +19,7 @@ func (a *Admission) update(ctx context.Context, kind schemas.Kind, call schemas.
 			return reply{}, err
 		}
 	}
-	w, err := readWrite(kind, call, header, "")
+	w, err := readWrite(kind, call, header, body, "")
 	if err != nil {
 		return reply{}, err
 	}

@@ -1,0 +1,87 @@
+package admission
+
+import (
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"gantry.dev/schemas"
+)
+
+// TestAnIDIsOfOneCall: who draws an id twice by mistake must not be told that a
+// write took place that did not.
+func TestAnIDIsOfOneCall(t *testing.T) {
+	w := newWorld(t)
+	const c = `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"c"},"data":{"k":"1"}}`
+	h := func(more ...string) map[string]string { return request("same", more...) }
+	value := func() string {
+		return decode[corev1.ConfigMap](t, w.ok(schemas.VerbGet, "configmaps", "default", "c", nil)).Data["k"]
+	}
+	for _, step := range []struct {
+		desc, verb, body, want string
+		header                 map[string]string
+	}{
+		{"create", schemas.VerbCreate, c, "1", h()},
+		{"another verb", schemas.VerbPatch, `{"data":{"k":"2"}}`, "2", h()},
+		{"another body", schemas.VerbPatch, `{"data":{"k":"3"}}`, "3", h()},
+		{"a rehearsal of one that was made", schemas.VerbPatch, `{"data":{"k":"2"}}`, "3", h(schemas.HeaderOptions, `{"dryRun":["All"]}`)},
+		{"another kind of patch", schemas.VerbPatch, `{"data":{"k":"3"}}`, "3", h(schemas.HeaderContentType, schemas.PatchStrategic)},
+		{"the first, asked again late", schemas.VerbPatch, `{"data":{"k":"2"}}`, "3", h()},
+	} {
+		if _, _, st := w.with(step.header, step.verb, "configmaps", "default", "c", step.body); st != nil {
+			t.Fatalf("%s: %s", step.desc, st.Message)
+		}
+		if got := value(); got != step.want {
+			t.Errorf("%s: the value is %q, want %q", step.desc, got, step.want)
+		}
+	}
+	w.with(h(), schemas.VerbDelete, "configmaps", "default", "c", "")
+	if w.store.View().Get("configmaps", "default", "c") != nil {
+		t.Error("a delete under the id of another write was answered and not made")
+	}
+}
+
+// TestOptionsWhereNoneAreRead: what a caller asks for in the wrong place is not
+// left out silently.
+func TestOptionsWhereNoneAreRead(t *testing.T) {
+	w := newWorld(t)
+	for _, verb := range []string{schemas.VerbGet, schemas.VerbList, schemas.VerbWatch, schemas.VerbLog, schemas.VerbExec, schemas.VerbDelete} {
+		name := "default"
+		if verb == schemas.VerbList || verb == schemas.VerbWatch {
+			name = ""
+		}
+		_, _, st := w.with(map[string]string{schemas.HeaderOptions: `{"labelSelector":"a=b"}`}, verb, "pods", "default", name, "")
+		if st == nil || st.Code != 400 || !strings.Contains(st.Message, schemas.HeaderOptions) {
+			t.Errorf("%s: %v", verb, st)
+		}
+	}
+}
+
+// TestNoFinalizerForWhatIsBeingDeleted: it would keep what is to go for ever.
+func TestNoFinalizerForWhatIsBeingDeleted(t *testing.T) {
+	w := newWorld(t)
+	w.ok(schemas.VerbCreate, "configmaps", "default", "c", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"c","finalizers":["x.io/a"]}}`)
+	w.ok(schemas.VerbDelete, "configmaps", "default", "c", "")
+	for desc, call := range map[string]struct{ sub, header, body string }{
+		"merge": {"", "", `{"metadata":{"finalizers":["x.io/a","x.io/b"]}}`},
+		"apply": {"", schemas.PatchApply, `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"c","finalizers":["x.io/b"]}}`},
+	} {
+		h := map[string]string{}
+		if call.header != "" {
+			h = map[string]string{schemas.HeaderContentType: call.header, schemas.HeaderOptions: `{"fieldManager":"m"}`}
+		}
+		_, _, st := w.with(h, schemas.VerbPatch, "configmaps", "default", "c", call.body)
+		if st == nil || st.Code != 422 || !strings.Contains(st.Message, "finalizers") {
+			t.Errorf("%s: %v", desc, st)
+		}
+	}
+	// A namespace that is told it is not being deleted stays so.
+	w.ok(schemas.VerbCreate, "namespaces", "", "n", `{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"n"}}`)
+	w.ok(schemas.VerbDelete, "namespaces", "", "n", "")
+	w.with(nil, schemas.VerbPatch, "namespaces", "", "n", `{"metadata":{"deletionTimestamp":null},"spec":{"finalizers":[]}}`)
+	ns := w.store.View().Get("namespaces", "", "n").(*corev1.Namespace)
+	if ns.DeletionTimestamp == nil || len(ns.Spec.Finalizers) != 1 {
+		t.Errorf("a user took the marks of deletion away: %+v", ns)
+	}
+}
