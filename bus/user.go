@@ -87,8 +87,11 @@ func (u *UserConn) RequestWith(ctx context.Context, verb, resource, namespace, n
 		defer cancel()
 	}
 	ask := u.link.request
-	if writes(verb) {
+	switch {
+	case writes(verb):
 		ask = u.write
+	case verb == schemas.VerbWatch:
+		ask = u.attempt // it waits long, and need not for an answer that cannot come
 	}
 	reply, err := ask(ctx, m)
 	if errors.Is(err, ErrNoAnswer) {
@@ -190,7 +193,7 @@ func (u *UserConn) Watch(ctx context.Context, resource, namespace string, opts m
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case err != nil && (unanswered(err) || errors.Is(err, nats.ErrConnectionClosed) || apierrors.IsTooManyRequests(err)):
+		case err != nil && (unanswered(err) || errors.Is(err, errLost) || errors.Is(err, nats.ErrConnectionClosed) || apierrors.IsTooManyRequests(err) || apierrors.IsServiceUnavailable(err)):
 			if errors.Is(err, nats.ErrConnectionClosed) {
 				return err
 			}

@@ -42,7 +42,9 @@ func (u *UserConn) write(ctx context.Context, m *nats.Msg) (*nats.Msg, error) {
 	}
 	var sent bool // an attempt may have reached a control plane
 	for {
-		reply, err := u.attempt(ctx, m)
+		try, cancel := context.WithTimeout(ctx, writeAttempt)
+		reply, err := u.attempt(try, m)
+		cancel()
 		var refused error
 		if err == nil {
 			// A server that stops, or one whose store did not answer in time.
@@ -65,8 +67,6 @@ func (u *UserConn) write(ctx context.Context, m *nats.Msg) (*nats.Msg, error) {
 
 // attempt asks once, and does not wait for what a broken connection has lost.
 func (u *UserConn) attempt(ctx context.Context, m *nats.Msg) (*nats.Msg, error) {
-	ctx, cancel := context.WithTimeout(ctx, writeAttempt)
-	defer cancel()
 	ctx, lose := context.WithCancelCause(ctx)
 	defer lose(nil)
 	broken := u.link.nc.StatusChanged(nats.RECONNECTING, nats.CLOSED)
