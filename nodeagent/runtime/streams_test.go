@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"gantry.dev/nodeagent/runtime/rundir"
 )
 
 // connected is somebody at the other end of streams.
@@ -339,4 +341,30 @@ func TestManyCommandsAtOnce(t *testing.T) {
 		})
 	}
 	all.Wait()
+}
+
+// TestCommandJoinsNobodyElse: the number of a container that has ended may be
+// another process's by the time a command comes to join it, with other
+// namespaces, the host's own among them.
+func TestCommandJoinsNobodyElse(t *testing.T) {
+	n := newNode(t)
+	c := n.sleeper(nil)
+	run, _, err := n.rt.find(c.PodUID, c.Name, c.Attempt)
+	must(t, err)
+	path := filepath.Join(run.dir, rundir.PID)
+	was, err := os.ReadFile(path)
+	must(t, err)
+	ints, ok := rundir.ParseInts(was, 3)
+	if !ok {
+		t.Fatalf("%s holds %q", path, was)
+	}
+	must(t, os.WriteFile(path, rundir.Ints(int64(os.Getpid()), ints[1], ints[2]), 0o600))
+	code, out, _, err := n.command(c, Command{Args: []string{"/proc/self/exe", "-test.list=^$"}}).end()
+	if code != -1 || out != "" || err == nil || !strings.Contains(err.Error(), "the container is not running") {
+		t.Errorf("code %d, said %q, error %v", code, out, err)
+	}
+	must(t, os.WriteFile(path, was, 0o600))
+	if code, _, _, err := n.command(c, Command{Args: prog("exit", "7")}).end(); code != 7 || err != nil {
+		t.Errorf("in the container itself: %d, %v", code, err)
+	}
 }

@@ -76,12 +76,13 @@ func join(dir string, o want.Exec, life *os.File) (want.ExecResult, error) {
 	if err != nil {
 		return out, err
 	}
-	st, err := c.State()
+	first, err := openFirst(dir)
 	if err != nil {
 		return out, err
 	}
+	defer first.close()
 	w.Args = o.Args
-	p, err := process(filepath.Join("/proc", strconv.Itoa(st.InitProcessPid), "root"), w)
+	p, err := process(filepath.Join("/proc", strconv.Itoa(first.pid), "root"), w)
 	if err != nil {
 		return out, err
 	}
@@ -96,7 +97,7 @@ func join(dir string, o want.Exec, life *os.File) (want.ExecResult, error) {
 		}
 		syscall.CloseOnExec(fdConsole)
 	}
-	if err := enterPod(st.InitProcessPid); err != nil {
+	if err := enterPod(first.pid); err != nil {
 		return out, fmt.Errorf("enter pod: %w", err)
 	}
 	if err := c.Run(p); err != nil {
@@ -112,6 +113,11 @@ func join(dir string, o want.Exec, life *os.File) (want.ExecResult, error) {
 	var timer *time.Timer
 	if o.Timeout > 0 {
 		timer = time.AfterFunc(time.Duration(o.Timeout), func() { killSession(pid) })
+	}
+	if first.dead() {
+		// Its namespaces were found by its number, which may have been another's by
+		// then. In the container itself nothing would live on either.
+		killSession(pid)
 	}
 	go func() {
 		_, _ = io.Copy(io.Discard, life)
@@ -132,6 +138,49 @@ func join(dir string, o want.Exec, life *os.File) (want.ExecResult, error) {
 	}
 	return out, nil
 }
+
+// firstProcess is the container's. As long as it lives its number is its own,
+// and what is found by the number belongs to the container.
+type firstProcess struct{ pid, fd int }
+
+// openFirst finds the process whose number and start time the shim has noted.
+func openFirst(dir string) (firstProcess, error) {
+	gone := errors.New("the container is not running")
+	b, err := os.ReadFile(filepath.Join(dir, rundir.PID))
+	if err != nil {
+		return firstProcess{}, err
+	}
+	n, ok := rundir.ParseInts(b, 3)
+	if !ok {
+		return firstProcess{}, fmt.Errorf("parse %s", rundir.PID)
+	}
+	fd, err := unix.PidfdOpen(int(n[0]), 0)
+	if errors.Is(err, unix.ESRCH) {
+		return firstProcess{}, gone
+	}
+	if err != nil {
+		return firstProcess{}, fmt.Errorf("open the container's first process: %w", err)
+	}
+	p := firstProcess{int(n[0]), fd}
+	stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(p.pid), "stat"))
+	if _, start, ok := rundir.ParseStat(stat); err != nil || !ok || start != n[1] || p.dead() {
+		p.close()
+		return firstProcess{}, gone
+	}
+	return p, nil
+}
+
+// dead says that the process has ended.
+func (p firstProcess) dead() bool {
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(p.fd), Events: unix.POLLIN}}, 0)
+		if !errors.Is(err, unix.EINTR) {
+			return err != nil || n > 0
+		}
+	}
+}
+
+func (p firstProcess) close() { _ = unix.Close(p.fd) }
 
 // enterPod puts this thread, and the children that are started from it, into
 // the namespaces that containers inherit from the shim: libcontainer does not
