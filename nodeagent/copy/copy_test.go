@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -574,4 +575,98 @@ func TestWriteWhereItCannot(t *testing.T) {
 		}
 	}
 	w.noTemporaries("small")
+}
+
+// TestKernelFileSystemsAreNotRead: the agent would read there with its own
+// rights, whoever the container runs as.
+func TestKernelFileSystemsAreNotRead(t *testing.T) {
+	root, err := OpenRoot(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = root.Close() }()
+	for _, name := range []string{"/proc", "/proc/version", "/sys/kernel"} {
+		if _, err := root.Read(t.Context(), name, io.Discard, Options{}); err == nil || !strings.Contains(err.Error(), "of the kernel's own") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestContainerEndsUnderACopy: what is mounted into a container goes away with
+// it, and what is written there then is lost. Neither may look like a success.
+func TestContainerEndsUnderACopy(t *testing.T) {
+	w := newWorld(t)
+	w.write("src/file", "text")
+	open := func() (root *Root, end func()) {
+		cmd := exec.Command("cat")
+		in, err := cmd.StdinPipe()
+		w.must(err)
+		w.must(cmd.Start())
+		root, err = OpenRoot(cmd.Process.Pid)
+		w.must(err)
+		end = sync.OnceFunc(func() {
+			_ = in.Close()
+			w.must(cmd.Wait())
+		})
+		t.Cleanup(func() {
+			end()
+			w.must(root.Close())
+		})
+		return root, end
+	}
+	var stream bytes.Buffer
+	root, end := open()
+	if _, err := root.Read(t.Context(), w.at("src"), &stream, Options{}); err != nil || root.Ended() {
+		t.Errorf("while it lives: %v", err)
+	}
+	end()
+	out := bytes.Buffer{}
+	if _, err := root.Read(t.Context(), w.at("src"), &out, Options{}); !errors.Is(err, ErrEnded) {
+		t.Errorf("read: %v", err)
+	}
+	if bytes.HasSuffix(out.Bytes(), make([]byte, 1024)) {
+		t.Error("the stream looks complete")
+	}
+	w.must(os.Mkdir(w.at("dst"), 0o755))
+	root, end = open()
+	in := readerFunc(func(b []byte) (int, error) { end(); return stream.Read(b) })
+	if _, err := root.Write(t.Context(), w.at("dst"), in, Options{}); !errors.Is(err, ErrEnded) {
+		t.Errorf("write: %v", err)
+	}
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
+
+// TestMemoryOfNamesIsBounded: a container can give a million files two names of
+// 50 KiB each, and the agent is for all pods.
+func TestMemoryOfNamesIsBounded(t *testing.T) {
+	var m memory
+	held, long := 0, strings.Repeat("n", 50<<10)
+	for range 100_000 {
+		if m.holds(long) {
+			held += len(long)
+		}
+	}
+	if held == 0 || held > maxRemembered {
+		t.Errorf("%d bytes of names are held", held)
+	}
+	w := newWorld(t)
+	w.write("one", "x")
+	w.must(os.Link(w.at("one"), w.at("two")))
+	var buf bytes.Buffer
+	r := &reader{ctx: t.Context(), tar: tar.NewWriter(&buf), links: map[inode]string{}, buf: make([]byte, 64<<10), kept: maxRemembered}
+	w.must(r.entry(w.root.dir, nil, ".", 0))
+	w.must(r.tar.Close())
+	for in := tar.NewReader(&buf); ; {
+		h, err := in.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		w.must(err)
+		if h.Typeflag == tar.TypeLink || h.Typeflag == tar.TypeReg && h.Size != 1 {
+			t.Errorf("%s: type %c with %d bytes, want the file itself", h.Name, h.Typeflag, h.Size)
+		}
+	}
 }

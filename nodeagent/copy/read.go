@@ -57,7 +57,15 @@ func (r *Root) Read(ctx context.Context, name string, w io.Writer, o Options) (C
 	if m := st.Mode & unix.S_IFMT; m != unix.S_IFREG && m != unix.S_IFDIR {
 		return Count{}, fmt.Errorf("read %s: it is a %s: only files, directories and links are copied", name, kindOf(st.Mode))
 	}
+	if pseudo(f) {
+		// The agent would read it with rights that the container may not have.
+		return Count{}, fmt.Errorf("read %s: it lies in a file system of the kernel's own, with no files in it", name)
+	}
 	if err := out.entry(f, nil, base(name), 0); err != nil {
+		return out.count, r.result(ctx, err)
+	}
+	// Before the end of the stream, so that no reader takes half for all.
+	if err := r.result(ctx, nil); err != nil {
 		return out.count, err
 	}
 	if err := out.tar.Close(); err != nil {
@@ -74,6 +82,7 @@ type reader struct {
 	o     Options
 	tar   *tar.Writer
 	links map[inode]string // what files with several names were called first
+	kept  memory
 	count Count
 	buf   []byte
 }
@@ -155,7 +164,7 @@ func (r *reader) file(f, parent *os.File, h *tar.Header, st *unix.Stat_t) error 
 		return r.skip(parent, h.Name, err)
 	}
 	defer func() { _ = content.Close() }()
-	if st.Nlink > 1 && len(r.links) < maxRemembered {
+	if st.Nlink > 1 && r.kept.holds(h.Name) {
 		r.links[id] = h.Name
 	}
 	if err := r.head(h); err != nil {

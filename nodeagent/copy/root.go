@@ -6,6 +6,7 @@
 package copy
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -20,22 +21,79 @@ const (
 	// maxDepth bounds how deep directories are followed: each level holds a
 	// descriptor open, and the agent's are for all pods.
 	maxDepth = 200
-	// maxRemembered bounds what is remembered of hard links and of directories'
-	// times; beyond it links become files and times are those of the copy.
-	maxRemembered = 100_000
+	// maxRemembered bounds, in bytes of names, what is remembered of hard links
+	// and of directories' times; beyond it links become files and times are those
+	// of the copy. A name has up to 50 KiB, so counting names would not do.
+	maxRemembered = 16 << 20
+	// nameCost is what remembering a name takes beside its bytes.
+	nameCost = 100
 )
+
+// memory is what one copy remembers.
+type memory int
+
+// holds says whether there is room to remember a name, and takes it.
+func (m *memory) holds(name string) bool {
+	cost := memory(len(name) + nameCost)
+	if *m+cost > maxRemembered {
+		return false
+	}
+	*m += cost
+	return true
+}
+
+// ErrEnded is the error of a copy whose container ended under it. What is
+// mounted into a container goes with it, so the copy may lack whole directories,
+// and what was written may be nobody's any more.
+var ErrEnded = errors.New("the container ended while its files were copied")
 
 // within keeps a look-up below a directory without following any link: for
 // what lies under the path that the user named.
 const within = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS
 
 // Root is the root directory of a container, seen from outside.
-type Root struct{ dir *os.File }
+type Root struct {
+	dir     *os.File
+	process *os.File // whose root it is, as a pidfd; nil for a directory of anybody's
+}
 
 // OpenRoot opens the root directory of a process: its own root, with all that
 // is mounted there for it.
 func OpenRoot(pid int) (*Root, error) {
-	return openRoot(fmt.Sprintf("/proc/%d/root", pid))
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open process %d: %w", pid, err)
+	}
+	process := os.NewFile(uintptr(fd), "process")
+	r, err := openRoot(fmt.Sprintf("/proc/%d/root", pid))
+	if err != nil {
+		_ = process.Close()
+		return nil, err
+	}
+	r.process = process
+	return r, nil
+}
+
+// Ended says that the process has ended. While it has not, its number was no
+// other's since OpenRoot.
+func (r *Root) Ended() bool {
+	if r.process == nil {
+		return false
+	}
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(r.process.Fd()), Events: unix.POLLIN}}, 0)
+		if !errors.Is(err, unix.EINTR) {
+			return err != nil || n > 0
+		}
+	}
+}
+
+// result is the error of a copy that ended with err.
+func (r *Root) result(ctx context.Context, err error) error {
+	if ctx.Err() == nil && r.Ended() {
+		return ErrEnded
+	}
+	return err
 }
 
 func openRoot(dir string) (*Root, error) {
@@ -43,11 +101,17 @@ func openRoot(dir string) (*Root, error) {
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: dir, Err: err}
 	}
-	return &Root{os.NewFile(uintptr(fd), dir)}, nil
+	return &Root{dir: os.NewFile(uintptr(fd), dir)}, nil
 }
 
 // Close lets go of the root. Copies under way are not affected.
-func (r *Root) Close() error { return r.dir.Close() }
+func (r *Root) Close() error {
+	err := r.dir.Close()
+	if r.process != nil {
+		err = errors.Join(err, r.process.Close())
+	}
+	return err
+}
 
 // open resolves a path as a process of the container would, links included,
 // and returns it without having opened what it names (O_PATH).

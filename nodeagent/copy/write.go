@@ -41,7 +41,7 @@ func (r *Root) Write(ctx context.Context, name string, in io.Reader, o Options) 
 	w := &writer{ctx: ctx, o: o, dest: f, buf: make([]byte, 64<<10)}
 	defer w.leave()
 	err = w.all(tar.NewReader(in))
-	return w.count, err
+	return w.count, r.result(ctx, err)
 }
 
 // writer is one copy into a container.
@@ -55,6 +55,7 @@ type writer struct {
 	at     *os.File
 	atName string
 	dirs   []dirTime
+	kept   memory
 }
 
 // dirTime is a directory whose time is set when nothing is put in it any more.
@@ -238,7 +239,7 @@ func (w *writer) directory(dir *os.File, last, name string, h *tar.Header) error
 	if err != nil || st.Mode&0o7777&^unix.S_ISGID != 0o700 || st.Uid != uint32(os.Geteuid()) {
 		return errors.Join(err, errors.New("somebody else put something into its place"))
 	}
-	if len(w.dirs) < maxRemembered {
+	if w.kept.holds(name) {
 		w.dirs = append(w.dirs, dirTime{name, timespec(h)})
 	}
 	return owned(f, h)

@@ -157,7 +157,7 @@ func (t *Transfers) root(uid types.UID, name, container string) (*copy.Root, err
 	}
 	// The process may have ended before its root was opened, and its number
 	// been given to another one. That one need not be a container's at all.
-	if again, err := pid(); err != nil || again != first || !inPod(first, uid) {
+	if again, err := pid(); err != nil || again != first || !inPod(first, uid) || root.Ended() {
 		_ = root.Close()
 		return nil, errors.Join(err, apierrors.NewBadRequest(fmt.Sprintf("container %s in pod %s ends or starts anew; try again", container, name)))
 	}
