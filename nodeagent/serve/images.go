@@ -161,11 +161,20 @@ func (i *Images) release(name string) {
 }
 
 func (i *Images) write(path string, p piece, body []byte) (err error) {
-	if p.offset+int64(len(body)) > maxUpload {
+	if p.offset > maxUpload-int64(len(body)) {
 		_ = os.Remove(path) // what is there can never become an image
 		return apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("an upload may have %d bytes", int64(maxUpload)))
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o600)
+	// Only the first piece makes the file: what is refused must not leave one,
+	// which would count as an upload for an hour.
+	flags := os.O_WRONLY
+	if p.offset == 0 {
+		flags |= os.O_CREATE
+	}
+	f, err := os.OpenFile(path, flags, 0o600)
+	if errors.Is(err, fs.ErrNotExist) {
+		return apierrors.NewBadRequest(fmt.Sprintf("upload %s has 0 bytes, the piece begins at %d", p.name, p.offset))
+	}
 	if err != nil {
 		return fmt.Errorf("take in upload: %w", err)
 	}
