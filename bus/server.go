@@ -469,15 +469,29 @@ func (s *Server) disconnected(m *nats.Msg) {
 	if !ok {
 		return
 	}
-	acc, err := s.ns.LookupAccount(event.Client.Account)
-	if err == nil && acc.NumLocalConnections() > 0 {
+	s.lost(schemas.NodeFromToken(token), lostLooks)
+}
+
+const (
+	lostLooks = 20
+	lostEvery = 50 * time.Millisecond
+)
+
+// lost tells that a node has no connection left. The server says that one has
+// closed before it counts one less, so another look follows, some times: a node
+// that has connected again meanwhile is not lost.
+func (s *Server) lost(node string, looks int) {
+	if s.NodeConnections(node) > 0 {
+		if looks > 0 && s.ns.Running() {
+			time.AfterFunc(lostEvery, func() { s.lost(node, looks-1) })
+		}
 		return
 	}
 	s.mu.Lock()
 	fns := append([]func(string){}, s.onGone...)
 	s.mu.Unlock()
 	for _, fn := range fns {
-		fn(schemas.NodeFromToken(token))
+		fn(node)
 	}
 }
 

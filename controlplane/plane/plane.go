@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"gantry.dev/bus"
@@ -67,6 +68,8 @@ type Plane struct {
 	scheduler *scheduler.Scheduler
 	engine    *reconcile.Engine
 
+	callsMu   sync.Mutex // guards stopping, and calls against late ones
+	stopping  bool
 	calls     sync.WaitGroup  // of the API, under way
 	apiCtx    context.Context // of what is served
 	stopAPI   context.CancelFunc
@@ -299,10 +302,25 @@ func (p *Plane) hearNodes() error {
 	return nil
 }
 
+// begin counts a call, unless the plane stops: those that came before are waited for.
+func (p *Plane) begin() bool {
+	p.callsMu.Lock()
+	defer p.callsMu.Unlock()
+	if p.stopping {
+		return false
+	}
+	p.calls.Add(1)
+	return true
+}
+
 // call answers one call of the API. One that writes is finished even if the
 // plane is told to stop meanwhile; one that waits is not.
 func (p *Plane) call(ctx context.Context, call schemas.Call, header map[string][]string, body []byte) ([]byte, map[string][]string, *metav1.Status) {
-	p.calls.Add(1)
+	if !p.begin() {
+		s := apierrors.NewServiceUnavailable("the server is stopping; ask again").Status()
+		s.Kind, s.APIVersion = "Status", "v1"
+		return nil, nil, &s
+	}
 	defer p.calls.Done()
 	if !schemas.Waits(call.Verb) {
 		var cancel context.CancelFunc
@@ -345,6 +363,9 @@ func (p *Plane) Stop(ctx context.Context) error {
 		}
 	}
 	if p.stopAPI != nil {
+		p.callsMu.Lock()
+		p.stopping = true
+		p.callsMu.Unlock()
 		p.stopAPI()
 		errs = append(errs, waitFor(ctx, "calls under way", &p.calls))
 	}

@@ -65,7 +65,7 @@ func TestIncrements(t *testing.T) {
 	for _, tt := range []struct {
 		desc             string
 		objects, each, u int
-	}{{"one object", 1, 5, 64}, {"many objects", 16, 10, 64}} {
+	}{{"one object", 1, 3, 64}, {"many objects", 16, 5, 64}} {
 		t.Run(tt.desc, func(t *testing.T) {
 			r := begin(t)
 			users := r.users(8)
