@@ -75,7 +75,7 @@ func FuzzUpload(f *testing.F) {
 // unopened checks what it is to open, and opens nothing.
 type unopened struct{}
 
-func (unopened) Open(id, _ string, _ func() (session.Work, error)) (bool, error) {
+func (unopened) Open(id, _ string, _ []byte, _ func() (session.Work, error)) (bool, error) {
 	return true, session.CheckID(id)
 }
 

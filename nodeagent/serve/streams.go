@@ -48,7 +48,7 @@ func (s *Streams) Exec(_ context.Context, _ map[string][]string, body []byte) ([
 		return nil, nil, err
 	}
 	uid := view.Want.UID
-	_, err = s.Sessions.Open(req.Session, string(uid), func() (session.Work, error) {
+	_, err = s.Sessions.Open(req.Session, string(uid), body, func() (session.Work, error) {
 		attempt, err := runningAttempt(view, container)
 		if err != nil {
 			return session.Work{}, err
@@ -75,7 +75,7 @@ func (s *Streams) Attach(_ context.Context, _ map[string][]string, body []byte) 
 		return nil, nil, err
 	}
 	uid := view.Want.UID
-	_, err = s.Sessions.Open(req.Session, string(uid), func() (session.Work, error) {
+	_, err = s.Sessions.Open(req.Session, string(uid), body, func() (session.Work, error) {
 		attempt, err := runningAttempt(view, container)
 		if err != nil {
 			return session.Work{}, err

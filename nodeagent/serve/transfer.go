@@ -25,7 +25,7 @@ import (
 
 // Sessions opens what clients then carry on.
 type Sessions interface {
-	Open(id, pod string, start func() (session.Work, error)) (opened bool, err error)
+	Open(id, pod string, order []byte, start func() (session.Work, error)) (opened bool, err error)
 }
 
 // Transfers answers schemas.NodeMethodPortForward and schemas.NodeMethodCopy.
@@ -50,7 +50,7 @@ func (t *Transfers) Forward(ctx context.Context, _ map[string][]string, body []b
 		return nil, nil, err
 	}
 	uid := view.Want.UID
-	_, err = t.Sessions.Open(req.Session, string(uid), func() (session.Work, error) {
+	_, err = t.Sessions.Open(req.Session, string(uid), body, func() (session.Work, error) {
 		ns, err := t.network(uid, req.Pod)
 		if err != nil {
 			return session.Work{}, err
@@ -120,7 +120,7 @@ func (t *Transfers) Copy(_ context.Context, _ map[string][]string, body []byte) 
 		return nil, nil, err
 	}
 	uid := view.Want.UID
-	_, err = t.Sessions.Open(req.Session, string(uid), func() (session.Work, error) {
+	_, err = t.Sessions.Open(req.Session, string(uid), body, func() (session.Work, error) {
 		root, err := t.root(uid, req.Pod, req.Container)
 		if err != nil {
 			return session.Work{}, err

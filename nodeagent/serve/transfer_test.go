@@ -39,7 +39,7 @@ func (onePod) Find(_, name string, _ types.UID) (pod.View, bool) {
 // opening keeps what was opened.
 type opening struct{ work *session.Work }
 
-func (o *opening) Open(_, _ string, start func() (session.Work, error)) (bool, error) {
+func (o *opening) Open(_, _ string, _ []byte, start func() (session.Work, error)) (bool, error) {
 	w, err := start()
 	o.work = &w
 	return err == nil, err

@@ -151,7 +151,7 @@ func (w *world) node() {
 			if err := json.Unmarshal(body, &req); err != nil {
 				return nil, nil, apierrors.NewBadRequest(err.Error())
 			}
-			_, err := w.engine.Open(req.Session, "pod", func() (session.Work, error) {
+			_, err := w.engine.Open(req.Session, "pod", nil, func() (session.Work, error) {
 				w.opened.Add(1)
 				return w.start(verb)
 			})

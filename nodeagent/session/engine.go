@@ -5,6 +5,7 @@
 package session
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -84,14 +85,15 @@ func New(o Options) *Engine {
 }
 
 // Open opens a session with a pod, which is named by its UID, and starts what
-// it runs. Asked again with the same id it starts nothing, waits for the first
-// start and says false. An error of start is returned as it is, and the same
-// id may then be tried again. Other errors carry a Status.
-func (e *Engine) Open(id, pod string, start func() (Work, error)) (opened bool, err error) {
+// it runs. Asked again with the same id and order, which is what was asked for,
+// it starts nothing, waits for the first start and says false. An error of start
+// is returned as it is, and the same id may then be tried again. Other errors
+// carry a Status.
+func (e *Engine) Open(id, pod string, order []byte, start func() (Work, error)) (opened bool, err error) {
 	if err := CheckID(id); err != nil {
 		return false, err
 	}
-	s, fresh, err := e.admit(id, pod)
+	s, fresh, err := e.admit(id, pod, sha256.Sum256(order))
 	if err != nil {
 		return false, err
 	}
@@ -109,7 +111,7 @@ func (e *Engine) Open(id, pod string, start func() (Work, error)) (opened bool, 
 	}()
 	work, err := start()
 	if err == nil && !s.start(work) {
-		err = gone(id, s.stopped+s.killed)
+		err = gone(id, s.why())
 	}
 	s.startErr = err
 	if err != nil {
@@ -123,12 +125,15 @@ func (e *Engine) Open(id, pod string, start func() (Work, error)) (opened bool, 
 }
 
 // admit finds the session or makes one that is not started.
-func (e *Engine) admit(id, pod string) (s *session, fresh bool, err error) {
+func (e *Engine) admit(id, pod string, order [sha256.Size]byte) (s *session, fresh bool, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if s := e.sessions[id]; s != nil {
 		if s.pod != pod {
 			return nil, false, status(http.StatusConflict, metav1.StatusReasonConflict, "session %q is of another pod; draw another id", id)
+		}
+		if s.order != order {
+			return nil, false, status(http.StatusConflict, metav1.StatusReasonConflict, "session %q was opened with another request; draw another id", id)
 		}
 		return s, false, nil
 	}
@@ -145,6 +150,7 @@ func (e *Engine) admit(id, pod string) (s *session, fresh bool, err error) {
 	}
 	e.running.Add(1)
 	s = newSession(e, id, pod)
+	s.order = order
 	e.sessions[id] = s
 	e.live++
 	e.ofPod[pod]++

@@ -82,7 +82,7 @@ func (f *fakeWork) ended() bool {
 func open(t testing.TB, e *Engine, id string) *fakeWork {
 	t.Helper()
 	f, w := newFakeWork()
-	opened, err := e.Open(id, "pod", func() (Work, error) { return w, nil })
+	opened, err := e.Open(id, "pod", nil, func() (Work, error) { return w, nil })
 	if err != nil || !opened {
 		t.Fatalf("open %s: %v, %v", id, opened, err)
 	}
@@ -217,7 +217,7 @@ func TestASession(t *testing.T) {
 	if _, err := recv(e, id1, 6); code(err) != http.StatusGone {
 		t.Errorf("recv after close: %v", err)
 	}
-	if _, err := e.Open(id1, "pod", func() (Work, error) { t.Error("started again"); return Work{}, nil }); code(err) != http.StatusGone {
+	if _, err := e.Open(id1, "pod", nil, func() (Work, error) { t.Error("started again"); return Work{}, nil }); code(err) != http.StatusGone {
 		t.Errorf("open what is over: %v", err)
 	}
 	if !f.ended() {
@@ -231,7 +231,7 @@ func TestOpenTwiceStartsOnce(t *testing.T) {
 	var all sync.WaitGroup
 	for range 20 {
 		all.Go(func() {
-			ok, err := e.Open(id1, "pod", func() (Work, error) {
+			ok, err := e.Open(id1, "pod", nil, func() (Work, error) {
 				starts.Add(1)
 				_, w := newFakeWork()
 				return w, nil
@@ -248,7 +248,7 @@ func TestOpenTwiceStartsOnce(t *testing.T) {
 	if starts.Load() != 1 || opened.Load() != 1 {
 		t.Errorf("started %d times, opened %d", starts.Load(), opened.Load())
 	}
-	if _, err := e.Open(id1, "other", nil); code(err) != http.StatusConflict {
+	if _, err := e.Open(id1, "other", nil, nil); code(err) != http.StatusConflict {
 		t.Errorf("open the session of another pod: %v", err)
 	}
 	if _, err := recv(e, id1, 0, schemas.HeaderPod, "other"); code(err) != http.StatusNotFound {
@@ -256,10 +256,31 @@ func TestOpenTwiceStartsOnce(t *testing.T) {
 	}
 }
 
+// TestAnIDIsOfOneOrder: who draws an id twice must not believe that the second
+// command runs.
+func TestAnIDIsOfOneOrder(t *testing.T) {
+	e := newEngine(t, Options{})
+	try := func(order string) (bool, error) {
+		return e.Open(id1, "pod", []byte(order), func() (Work, error) {
+			_, w := newFakeWork()
+			return w, nil
+		})
+	}
+	if opened, err := try("ls"); !opened || err != nil {
+		t.Fatal(opened, err)
+	}
+	if opened, err := try("ls"); opened || err != nil {
+		t.Errorf("asked again: %v, %v", opened, err)
+	}
+	if opened, err := try("rm"); opened || code(err) != http.StatusConflict || !strings.Contains(err.Error(), "draw another id") {
+		t.Errorf("another order: %v, %v", opened, err)
+	}
+}
+
 func TestAStartThatFailedMayBeTriedAgain(t *testing.T) {
 	e := newEngine(t, Options{PerNode: 1})
 	fails := errors.New("no")
-	if _, err := e.Open(id1, "pod", func() (Work, error) { return Work{}, fails }); !errors.Is(err, fails) {
+	if _, err := e.Open(id1, "pod", nil, func() (Work, error) { return Work{}, fails }); !errors.Is(err, fails) {
 		t.Errorf("open: %v", err)
 	}
 	if _, err := recv(e, id1, 0); code(err) != http.StatusNotFound {
@@ -271,7 +292,7 @@ func TestAStartThatFailedMayBeTriedAgain(t *testing.T) {
 				t.Error("the panic was lost")
 			}
 		}()
-		_, _ = e.Open(id1, "pod", func() (Work, error) { panic("start") })
+		_, _ = e.Open(id1, "pod", nil, func() (Work, error) { panic("start") })
 	}()
 	open(t, e, id1)
 }
@@ -279,7 +300,7 @@ func TestAStartThatFailedMayBeTriedAgain(t *testing.T) {
 func TestLimits(t *testing.T) {
 	e := newEngine(t, Options{PerNode: 3, PerPod: 2})
 	try := func(n int, pod string) error {
-		_, err := e.Open(fmt.Sprintf("session-%08d", n), pod, func() (Work, error) {
+		_, err := e.Open(fmt.Sprintf("session-%08d", n), pod, nil, func() (Work, error) {
 			_, w := newFakeWork()
 			return w, nil
 		})
@@ -308,7 +329,7 @@ func TestLimits(t *testing.T) {
 		t.Errorf("after others ended: %v", err)
 	}
 	for _, bad := range []string{"", "short", strings.Repeat("x", 65), "0123456789abcde/"} {
-		if _, err := e.Open(bad, "p", nil); code(err) != http.StatusBadRequest {
+		if _, err := e.Open(bad, "p", nil, nil); code(err) != http.StatusBadRequest {
 			t.Errorf("open %q: %v", bad, err)
 		}
 	}
@@ -323,7 +344,7 @@ func TestAnEndedSessionIsNotCounted(t *testing.T) {
 	f.exit(0)
 	eventually(t, "the work to be stopped", f.ended)
 	const id2 = "fedcba9876543210"
-	if _, err := e.Open(id2, "pod", nil); code(err) != http.StatusTooManyRequests {
+	if _, err := e.Open(id2, "pod", nil, nil); code(err) != http.StatusTooManyRequests {
 		t.Errorf("open beside one whose output was not fetched: %v", err)
 	}
 	mustRecv(t, e, id1, 0)
@@ -457,7 +478,7 @@ func TestInputThatNobodyTakes(t *testing.T) {
 		_, eof, err := send(e, id1, 1, strings.Repeat("y", schemas.MaxSessionPiece))
 		return err == nil && eof
 	})
-	_, err := e.Open("without-any-input", "pod", func() (Work, error) {
+	_, err := e.Open("without-any-input", "pod", nil, func() (Work, error) {
 		r, _ := io.Pipe()
 		return Work{Stdout: r, Stop: func() { _ = r.Close() }}, nil
 	})
@@ -513,7 +534,7 @@ func TestCloseStopsAll(t *testing.T) {
 			t.Errorf("work %d goes on", i)
 		}
 	}
-	if _, err := e.Open(id1, "pod", nil); code(err) != http.StatusServiceUnavailable {
+	if _, err := e.Open(id1, "pod", nil, nil); code(err) != http.StatusServiceUnavailable {
 		t.Errorf("open: %v", err)
 	}
 }
@@ -521,12 +542,18 @@ func TestCloseStopsAll(t *testing.T) {
 func TestEndedWhileItStarts(t *testing.T) {
 	e := newEngine(t, Options{})
 	f, w := newFakeWork()
-	_, err := e.Open(id1, "pod", func() (Work, error) {
+	waited := false
+	wait := w.Wait
+	w.Wait = func() (*int, error) { waited = true; return wait() }
+	_, err := e.Open(id1, "pod", nil, func() (Work, error) {
 		e.EndPod("pod")
 		return w, nil
 	})
 	if code(err) != http.StatusGone || !f.ended() {
 		t.Errorf("open: %v, work ended: %v", err, f.ended())
+	}
+	if !waited {
+		t.Error("nobody waited for the work: a command would stay a zombie")
 	}
 }
 
@@ -536,7 +563,7 @@ func TestBytesArriveExactly(t *testing.T) {
 		e := New(Options{})
 		defer e.Close()
 		f, w := newFakeWork()
-		if _, err := e.Open(id1, "pod", func() (Work, error) { return w, nil }); err != nil {
+		if _, err := e.Open(id1, "pod", nil, func() (Work, error) { return w, nil }); err != nil {
 			t.Fatal(err)
 		}
 		echo := func() { // the work: says on stdout what it hears, and on stderr every 7th byte
@@ -626,7 +653,7 @@ func TestManyAtOnce(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			if _, err := e.Open(id, "pod", func() (Work, error) {
+			if _, err := e.Open(id, "pod", nil, func() (Work, error) {
 				return Work{Stdout: r, Stop: func() { _ = r.Close() }}, nil
 			}); err != nil {
 				t.Error(err)

@@ -1,6 +1,8 @@
 package session
 
 import (
+	"cmp"
+	"crypto/sha256"
 	"errors"
 	"io"
 	"sync"
@@ -27,8 +29,9 @@ const (
 type session struct {
 	engine   *Engine
 	id, pod  string
-	ready    chan struct{} // closed when the start has succeeded or failed
-	startErr error         // written before ready is closed
+	order    [sha256.Size]byte // of what was asked for
+	ready    chan struct{}     // closed when the start has succeeded or failed
+	startErr error             // written before ready is closed
 	released atomic.Bool
 
 	mu      sync.Mutex
@@ -135,6 +138,16 @@ func finish(w Work) {
 	if w.Stdin != nil {
 		_ = w.Stdin.Close()
 	}
+	if w.Wait != nil {
+		_, _ = w.Wait() // nobody is there to hear how it ended, but a process is waited for
+	}
+}
+
+// why says why it ended before it began.
+func (s *session) why() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return cmp.Or(s.stopped, s.killed)
 }
 
 // pump moves an output into the buffer while there is room in it.
