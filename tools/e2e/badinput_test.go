@@ -42,7 +42,8 @@ func TestBadManifests(t *testing.T) {
 		{"broken JSON", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"bad"}`, []string{"not valid JSON"}},
 		{"a key twice", "apiVersion: v1\nkind: Pod\nmetadata:\n  name: a\n  name: b\n", []string{"line 5", `"name" already set`}},
 		{"no kind", `{"apiVersion":"v1","metadata":{"name":"bad"}}`, []string{"kind: required"}},
-		{"kind that is not supported", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"bad"}}`, []string{`ConfigMap "bad"`, "kind: ConfigMap of v1 is not supported"}},
+		{"kind that is not supported", `{"apiVersion":"v1","kind":"Secret","metadata":{"name":"bad"}}`, []string{`Secret "bad"`, "kind: Secret is not supported by Gantry yet"}},
+		{"kind that nobody knows", `{"apiVersion":"example.com/v1","kind":"Widget","metadata":{"name":"bad"}}`, []string{`Widget "bad"`, "kind: Widget of example.com/v1 is not supported"}},
 		{"not an object", "hello", []string{"want an object"}},
 		{"wrong type", badPod("bad", `,"ports":"abc"`), []string{`Pod "bad"`, "spec.containers[0].ports", `want a list, got the string "abc"`}},
 		{"wrong type of a number", fmt.Sprintf(badDeployment, `"3"`, "bad"), []string{`Deployment "bad"`, "spec.replicas", "want a whole number"}},
@@ -50,7 +51,7 @@ func TestBadManifests(t *testing.T) {
 		{"known but unsupported field", badPod("bad", `,"livenessProbe":{"tcpSocket":{"port":1}}`), []string{`Pod "bad"`, "spec.containers[0].livenessProbe", "not supported by Gantry"}},
 		{"unsupported value", `{"apiVersion":"v1","kind":"Service","metadata":{"name":"bad"},"spec":{"type":"NodePort","selector":{"a":"b"},"ports":[{"port":80}]}}`, []string{`Service "bad"`, "spec.type", `"NodePort"`}},
 		{"name with capitals", badPod("Bad_Name", ""), []string{`Pod "Bad_Name"`, "metadata.name", "RFC 1123"}},
-		{"name of a Service that starts with a digit", `{"apiVersion":"v1","kind":"Service","metadata":{"name":"1bad"},"spec":{"selector":{"a":"b"},"ports":[{"port":80}]}}`, []string{`Service "1bad"`, "metadata.name", "DNS-1035"}},
+		{"name of a Service with a dot", `{"apiVersion":"v1","kind":"Service","metadata":{"name":"bad.dot"},"spec":{"selector":{"a":"b"},"ports":[{"port":80}]}}`, []string{`Service "bad.dot"`, "metadata.name", "must not contain dots"}},
 		{"name of a container", strings.Replace(badPod("bad", ""), `"name":"c"`, `"name":"C_1"`, 1), []string{`Pod "bad"`, "spec.containers[0].name", "RFC 1123"}},
 		{"negative replicas", fmt.Sprintf(badDeployment, "-1", "bad"), []string{`"bad"`, "spec.replicas", "greater than or equal to 0"}},
 		{"selector that does not match", fmt.Sprintf(badDeployment, "1", "other"), []string{`"bad"`, "spec.template.metadata.labels", "does not match"}},
@@ -83,7 +84,7 @@ func TestBadManifests(t *testing.T) {
 				}
 			}
 			name := "bad"
-			for _, other := range []string{"Bad_Name", "1bad"} {
+			for _, other := range []string{"Bad_Name", "bad.dot"} {
 				if strings.Contains(c.manifest, other) {
 					name = other
 				}
