@@ -37,7 +37,7 @@ func (l *lab) attachable(code int32) {
 		if err := json.Unmarshal(body, &req); err != nil {
 			return nil, nil, err
 		}
-		_, err := engine.Open(req.Session, string(req.UID), func() (session.Work, error) {
+		_, err := engine.Open(req.Session, string(req.UID), body, func() (session.Work, error) {
 			return l.shout(req.Pod, code), nil
 		})
 		if err != nil {
