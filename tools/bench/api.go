@@ -45,9 +45,9 @@ func api(ctx context.Context, e *Env) (samples []Sample, err error) {
 				many int
 				call func(ctx context.Context, u *bus.UserConn, client, i int) error
 			}{
-				{"get", 1000, 100, load.get},
+				{"get", 1000, 500, load.get},
 				{"list1000", 10, 2, load.list},
-				{"apply", 100, 20, load.apply},
+				{"apply", 100, 40, load.apply},
 			} {
 				load.round = round
 				if err := series.measure(ctx, "api."+op.name, users[:1], op.n, op.call); err != nil {
