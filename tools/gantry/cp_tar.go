@@ -114,7 +114,7 @@ func unpack(in io.Reader, from, to string, noPreserve bool, warn func(format str
 		return err
 	}
 	base := strings.TrimSuffix(first.Name, "/")
-	if base == "" || base == ".." || strings.Contains(base, "/") {
+	if base != called(from) {
 		return fmt.Errorf("refuse what %s is called in the stream: %q", from, first.Name)
 	}
 	info, err := os.Stat(to)
@@ -149,6 +149,15 @@ func unpack(in io.Reader, from, to string, noPreserve bool, warn func(format str
 	}
 	defer func() { _ = u.root.Close() }()
 	return u.directory(first)
+}
+
+// called is what the thing at a path is called in a stream. A stream that called
+// it otherwise would choose what is written to in the directory here.
+func called(from string) string {
+	if base := path.Base(path.Clean("/" + from)); base != "/" {
+		return base
+	}
+	return "."
 }
 
 type unpacker struct {
@@ -341,7 +350,7 @@ func (u *unpacker) file(h *tar.Header, name string) error {
 // symlink makes links that stay within the destination, and leaves out the
 // others: whoever follows one later would be led wherever the pod says.
 func (u *unpacker) symlink(h *tar.Header, name string) error {
-	if path.IsAbs(h.Linkname) || !filepath.IsLocal(path.Join(path.Dir(name), h.Linkname)) {
+	if path.IsAbs(h.Linkname) || backwards(h.Linkname) || !filepath.IsLocal(path.Join(path.Dir(name), h.Linkname)) {
 		u.warn("skipping symlink: %q -> %q: it leads out of the destination", h.Name, h.Linkname)
 		return nil
 	}
@@ -349,4 +358,22 @@ func (u *unpacker) symlink(h *tar.Header, name string) error {
 		return err
 	}
 	return u.root.Symlink(h.Linkname, name)
+}
+
+// backwards says that a link goes up after it went down: over a link of the
+// stream's own, that step need not be what it looks like.
+func backwards(link string) bool {
+	down := false
+	for part := range strings.SplitSeq(link, "/") {
+		switch part {
+		case "", ".":
+		case "..":
+			if down {
+				return true
+			}
+		default:
+			down = true
+		}
+	}
+	return false
 }

@@ -155,6 +155,8 @@ func TestUnpackStaysWithin(t *testing.T) {
 		"another name":              {[]tar.Header{dirEntry("src"), fileEntry("other/planted", "x")}, "does not lie below"},
 		"empty name":                {[]tar.Header{dirEntry("src"), fileEntry("src//planted", "x")}, "may lead out"},
 		"link that leads out":       {[]tar.Header{dirEntry("src"), linkEntry("src/out", "../.."), fileEntry("src/out/planted", "x")}, "no such file"},
+		"another name at once":      {[]tar.Header{fileEntry("planted", "x")}, "refuse what"},
+		"link out over one upwards": {[]tar.Header{dirEntry("src"), dirEntry("src/a"), linkEntry("src/a/top", ".."), linkEntry("src/a/out", "top/../../secret")}, ""},
 		"absolute link":             {[]tar.Header{dirEntry("src"), linkEntry("src/out", "/tmp")}, ""},
 		"file over a link":          {[]tar.Header{dirEntry("src"), dirEntry("src/d"), linkEntry("src/in", "d"), fileEntry("src/in/planted", "x")}, "in is no directory"},
 		"directory over a link":     {[]tar.Header{dirEntry("src"), dirEntry("src/d"), linkEntry("src/in", "d"), dirEntry("src/in")}, "no directory"},
@@ -223,7 +225,11 @@ func TestUnpackNames(t *testing.T) {
 				os.WriteFile(filepath.Join(host, "file"), []byte("a longer one"), 0o600)); err != nil {
 				t.Fatal(err)
 			}
-			err := unpack(tt.stream, "/src", host+"/"+tt.to, false, func(format string, args ...any) { t.Errorf(format, args...) })
+			from := "/src"
+			if strings.HasPrefix(desc, "the root") {
+				from = "/"
+			}
+			err := unpack(tt.stream, from, host+"/"+tt.to, false, func(format string, args ...any) { t.Errorf(format, args...) })
 			if tt.says != "" {
 				if err == nil || !strings.Contains(err.Error(), tt.says) {
 					t.Errorf("want %q: %v", tt.says, err)
