@@ -168,6 +168,9 @@ func natsOptions(o ServerOptions) (*server.Options, string, error) {
 		return nil, "", err
 	}
 	if o.Listen == "" {
+		if o.Websocket != "" {
+			return nil, "", fmt.Errorf("listen for websockets on %q: websockets need Listen, too", o.Websocket)
+		}
 		so.DontListen = true
 		return so, ca, nil
 	}

@@ -24,6 +24,8 @@ func TestServerRefusesBadOptions(t *testing.T) {
 		{"an address without TLS", ServerOptions{StateDir: "x", Listen: "192.0.2.1:4222"}, "beyond loopback without TLS"},
 		{"no port", ServerOptions{StateDir: "x", Listen: "127.0.0.1"}, "missing port"},
 		{"port by name", ServerOptions{StateDir: "x", Listen: "127.0.0.1:nats"}, "not a number"},
+		{"websockets everywhere without TLS", ServerOptions{StateDir: "x", Listen: ":0", Websocket: "0.0.0.0:0"}, "beyond loopback without TLS"},
+		{"websockets without a listener", ServerOptions{StateDir: "x", Websocket: "127.0.0.1:0"}, "websockets need Listen"},
 		{"half of TLS", ServerOptions{StateDir: "x", Listen: ":0", TLSCert: "cert.pem"}, "both a certificate and its key"},
 	} {
 		if c.o.StateDir != "" {
