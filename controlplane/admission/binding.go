@@ -115,7 +115,7 @@ func (a *Admission) checkTarget(b *corev1.Binding) error {
 		errs = append(errs, field.Required(at.Child("name"), ""))
 	}
 	if len(errs) > 0 {
-		return apierrors.NewInvalid(corev1.SchemeGroupVersion.WithKind("Binding").GroupKind(), b.Name, errs)
+		return invalid(corev1.SchemeGroupVersion.WithKind("Binding").GroupKind(), b.Name, errs)
 	}
 	nodes, _ := schemas.KindByResource(schemas.Nodes)
 	_, err := a.current(nodes, "", b.Target.Name)

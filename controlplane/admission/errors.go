@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -65,8 +66,40 @@ func statusOf(err error) *metav1.Status {
 	return &s
 }
 
-// fill writes the kind and version that a status needs to be read as one.
-func fill(s *metav1.Status) { s.Kind, s.APIVersion = "Status", "v1" }
+// fill writes the kind and version that a status needs to be read as one, and
+// sees that it fits into an answer.
+func fill(s *metav1.Status) {
+	s.Kind, s.APIVersion = "Status", "v1"
+	s.Message = cut(s.Message, longestMessage)
+	if s.Details == nil {
+		return
+	}
+	// The details are the error's, which others may hold.
+	d := *s.Details
+	d.Name, d.Kind = cut(d.Name, longestName), cut(d.Kind, longestName)
+	d.Causes = slices.Clone(d.Causes[:min(len(d.Causes), mostCauses)])
+	for i := range d.Causes {
+		d.Causes[i].Message, d.Causes[i].Field = cut(d.Causes[i].Message, longestCause), cut(d.Causes[i].Field, longestCause)
+	}
+	s.Details = &d
+}
+
+// What a refusal may hold, in bytes and causes. What a manifest says wrong comes
+// back in it, twice, and a manifest may be nearly as large as an answer.
+const (
+	longestMessage = 16 << 10
+	longestCause   = 1 << 10
+	longestName    = 512
+	mostCauses     = 50
+)
+
+// cut shortens a text and says so.
+func cut(s string, longest int) string {
+	if len(s) <= longest {
+		return s
+	}
+	return strings.ToValidUTF8(s[:longest], "") + fmt.Sprintf("... (%d bytes more)", len(s)-longest)
+}
 
 // storeError says in the API's words what the store refused. o is what was to
 // be written; current may be nil.
@@ -118,7 +151,27 @@ func tooLarge(kind schemas.Kind, name, why string) error {
 }
 
 func invalidObject(kind schemas.Kind, name string, errs field.ErrorList) error {
-	return apierrors.NewInvalid(kind.GVK.GroupKind(), name, errs)
+	return invalid(kind.GVK.GroupKind(), name, errs)
+}
+
+// invalid is apierrors.NewInvalid for any number of errors: it takes time that
+// grows with the square of what they say, and each may quote all of a manifest.
+func invalid(kind schema.GroupKind, name string, errs field.ErrorList) error {
+	more := len(errs) - mostCauses
+	short := make(field.ErrorList, 0, min(len(errs), mostCauses))
+	for _, e := range errs[:min(len(errs), mostCauses)] {
+		if v, ok := e.BadValue.(string); ok && len(v) > longestCause {
+			quoted := *e
+			quoted.BadValue = cut(v, longestCause)
+			e = &quoted
+		}
+		short = append(short, e)
+	}
+	err := apierrors.NewInvalid(kind, cut(name, longestName), short)
+	if more > 0 {
+		err.ErrStatus.Message = cut(err.ErrStatus.Message, longestMessage-128) + fmt.Sprintf(" and %d problems more", more)
+	}
+	return err
 }
 
 func forbidden(kind schemas.Kind, name, format string, args ...any) error {

@@ -28,6 +28,10 @@ const (
 	// maxDepth bounds the nesting of what is decoded here. No options or patches
 	// of ours come near it, and objects have the same bound.
 	maxDepth = 100
+	// maxOptions bounds in bytes what is read here. No argument of a command can
+	// be larger, and what goes on to a node fits into a message also where JSON
+	// writes each byte as six.
+	maxOptions = 128 << 10
 )
 
 // write is one call that changes objects, with what it said of how.
@@ -93,7 +97,7 @@ func readWrite(kind schemas.Kind, call schemas.Call, header map[string][]string,
 		errs = append(errs, field.NotSupported(field.NewPath("fieldValidation"), v, []string{metav1.FieldValidationStrict}))
 	}
 	if len(errs) > 0 {
-		return w, apierrors.NewInvalid(schema.GroupKind{Group: "meta.k8s.io", Kind: "PatchOptions"}, "", errs)
+		return w, invalid(schema.GroupKind{Group: "meta.k8s.io", Kind: "PatchOptions"}, "", errs)
 	}
 	w.dryRun = len(o.DryRun) > 0
 	w.manager = o.FieldManager
@@ -129,6 +133,9 @@ func (w write) withID(header map[string][]string, body []byte) (write, error) {
 func decodeOptions(body []byte, into any, what string) error {
 	if len(body) == 0 {
 		return nil
+	}
+	if len(body) > maxOptions {
+		return apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("%s may have %d bytes, and this has %d", what, maxOptions, len(body)))
 	}
 	strict, err := strictJSON(body, into)
 	if err != nil {
@@ -205,7 +212,7 @@ func readDeleteOptions(body []byte) (metav1.DeleteOptions, error) {
 		PropagationPolicy: known.PropagationPolicy, DryRun: known.DryRun,
 	}
 	if errs := metavalidation.ValidateDeleteOptions(&opts); len(errs) > 0 {
-		return opts, apierrors.NewInvalid(schema.GroupKind{Group: "meta.k8s.io", Kind: "DeleteOptions"}, "", errs)
+		return opts, invalid(schema.GroupKind{Group: "meta.k8s.io", Kind: "DeleteOptions"}, "", errs)
 	}
 	return opts, nil
 }

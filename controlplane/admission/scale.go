@@ -121,7 +121,7 @@ func readScale(data []byte, old schemas.Object, whole bool) (*autoscalingv1.Scal
 		return nil, err
 	}
 	invalid := func(err *field.Error) error {
-		return apierrors.NewInvalid(autoscalingv1.SchemeGroupVersion.WithKind("Scale").GroupKind(), old.GetName(), field.ErrorList{err})
+		return invalid(autoscalingv1.SchemeGroupVersion.WithKind("Scale").GroupKind(), old.GetName(), field.ErrorList{err})
 	}
 	at := field.NewPath("spec", "replicas")
 	var said struct {
