@@ -2,18 +2,26 @@ package bus
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"runtime/debug"
+	"strings"
 	"sync"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
 	"github.com/rs/zerolog"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"gantry.dev/schemas"
 )
 
 // answerRoom is what headers and protocol add to the body of an answer.
 const answerRoom = 8 << 10
+
+// answerRest is the part of it for the protocol, a refusal's headers, and the
+// word that there are more warnings.
+const answerRest = 2 << 10
 
 // pool runs requests at once, each in a goroutine of its own, up to a bound.
 type pool struct {
@@ -77,23 +85,50 @@ func guarded(log zerolog.Logger, subject string, handle func() answer) (a answer
 	return handle()
 }
 
-// message makes the reply, within the payload limit.
+// message makes the reply, within the payload limit: one that is larger could
+// not be sent, and who asked would wait in vain.
 func (a answer) message(reply string, limit int64) *nats.Msg {
 	if a.status == nil && limit > 0 && int64(len(a.body))+answerRoom > limit {
 		a.status = tooLargeAnswer(len(a.body), limit-answerRoom)
 	}
 	m := nats.NewMsg(reply)
+	room := answerRoom - answerRest
 	for k, v := range a.header {
-		for _, one := range v {
-			m.Header.Add(k, headerLine(one))
+		if k != schemas.HeaderWarning {
+			for _, one := range v {
+				m.Header.Add(k, headerLine(one))
+				room -= len(k) + len(one)
+			}
 		}
+	}
+	// Of warnings there may be any number: they take what room is left.
+	for i, one := range a.header[schemas.HeaderWarning] {
+		line := headerLine(one)
+		if room -= len(schemas.HeaderWarning) + len(": \r\n") + len(line); room < 0 {
+			m.Header.Add(schemas.HeaderWarning, fmt.Sprintf("and %d warnings more", len(a.header[schemas.HeaderWarning])-i))
+			break
+		}
+		m.Header.Add(schemas.HeaderWarning, line)
 	}
 	m.Data = a.body
 	if a.status != nil {
 		body, code, text := encodeStatus(a.status)
+		if limit > 0 && int64(len(body))+answerRoom > limit {
+			body, code, text = encodeStatus(shortStatus(a.status, int(limit-answerRoom)))
+		}
 		m.Data = body
 		m.Header.Set(micro.ErrorHeader, text)
 		m.Header.Set(micro.ErrorCodeHeader, code)
 	}
 	return m
+}
+
+// shortStatus is what of a refusal fits into a body: a byte of text takes up to
+// six as JSON.
+func shortStatus(s *metav1.Status, limit int) *metav1.Status {
+	const longest = 8 << 10
+	n := min(len(s.Message), longest, max(limit-longest, 0)/6)
+	out := newStatus(int(s.Code), s.Reason, strings.ToValidUTF8(s.Message[:n], "")+"...")
+	out.Message = fmt.Sprintf("%s (of a refusal that is larger than the bus takes)", out.Message)
+	return out
 }

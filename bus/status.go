@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
@@ -79,7 +80,7 @@ func headerLine(s string) string {
 	if len(b) == 0 {
 		return "error"
 	}
-	return string(b)
+	return strings.ToValidUTF8(string(b), "") // a letter may have been cut through
 }
 
 // refusal returns the error that an answer stands for, nil where it is none.
