@@ -49,6 +49,9 @@ func (a *Admission) deleteCollection(ctx context.Context, kind schemas.Kind, cal
 	if err != nil {
 		return reply{}, err
 	}
+	if which.ResourceVersion != "" || which.TimeoutSeconds != nil {
+		return reply{}, apierrors.NewBadRequest("read ListOptions: resourceVersion, timeoutSeconds: a deletecollection looks at what there is now, for as long as a call may take")
+	}
 	sel, err := selectionOf(kind, call, &which)
 	if err != nil {
 		return reply{}, err

@@ -33,7 +33,9 @@ func (a *Admission) create(ctx context.Context, kind schemas.Kind, call schemas.
 	if d.Object.GetResourceVersion() != "" {
 		return reply{}, apierrors.NewBadRequest("resourceVersion should not be set on objects to be created")
 	}
+	// The store's to say.
 	d.Object.SetUID("")
+	d.Object.SetCreationTimestamp(metav1.Time{})
 	d.Object.SetManagedFields(nil)
 	return a.insertChecked(ctx, w, d.Object)
 }

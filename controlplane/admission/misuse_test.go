@@ -3,6 +3,7 @@ package admission
 import (
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -83,5 +84,57 @@ func TestNoFinalizerForWhatIsBeingDeleted(t *testing.T) {
 	ns := w.store.View().Get("namespaces", "", "n").(*corev1.Namespace)
 	if ns.DeletionTimestamp == nil || len(ns.Spec.Finalizers) != 1 {
 		t.Errorf("a user took the marks of deletion away: %+v", ns)
+	}
+}
+
+// TestOnlyAgentsMakeNodes: server-side apply is a patch, which Nodes take, and a
+// create where there is none, which they do not.
+func TestOnlyAgentsMakeNodes(t *testing.T) {
+	w := newWorld(t)
+	const node = `{"apiVersion":"v1","kind":"Node","metadata":{"name":"n1","labels":{"zone":"a"}}}`
+	h := map[string]string{schemas.HeaderContentType: schemas.PatchApply, schemas.HeaderOptions: `{"fieldManager":"m"}`}
+	for _, call := range []struct {
+		verb   string
+		header map[string]string
+	}{{schemas.VerbPatch, h}, {schemas.VerbApply, nil}, {schemas.VerbCreate, nil}} {
+		if _, _, st := w.with(call.header, call.verb, schemas.Nodes, "", "n1", node); st == nil || st.Code != 403 || !strings.Contains(st.Message, "made by its agent") {
+			t.Errorf("%s: %v", call.verb, st)
+		}
+	}
+	if _, err := w.store.Create(w.ctx, &corev1.Node{ObjectMeta: named("n1")}); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, st := w.with(h, schemas.VerbPatch, schemas.Nodes, "", "n1", node); st != nil {
+		t.Errorf("labels of one that is there: %s", st.Message)
+	}
+}
+
+// TestNobodySaysWhenAnObjectWasMade: controllers tell old from new by it.
+func TestNobodySaysWhenAnObjectWasMade(t *testing.T) {
+	w := newWorld(t)
+	const c = `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"c","creationTimestamp":"2020-01-01T00:00:00Z"}}`
+	h := map[string]string{schemas.HeaderContentType: schemas.PatchApply, schemas.HeaderOptions: `{"fieldManager":"m"}`}
+	for _, call := range []struct {
+		verb   string
+		header map[string]string
+	}{{schemas.VerbCreate, nil}, {schemas.VerbCreate, map[string]string{schemas.HeaderOptions: `{"dryRun":["All"]}`}}, {schemas.VerbApply, nil}, {schemas.VerbPatch, h}} {
+		out, _, st := w.with(call.header, call.verb, "configmaps", "default", "c", c)
+		if st != nil {
+			t.Fatalf("%s: %s", call.verb, st.Message)
+		}
+		if at := decode[corev1.ConfigMap](t, out).CreationTimestamp; time.Since(at.Time) > time.Hour {
+			t.Errorf("%s: made at %v", call.verb, at)
+		}
+		w.with(nil, schemas.VerbDelete, "configmaps", "default", "c", "")
+	}
+}
+
+func TestADeleteCollectionOfAnotherTimeIsRefused(t *testing.T) {
+	w := newWorld(t)
+	for _, options := range []string{`{"resourceVersion":"1"}`, `{"timeoutSeconds":1}`} {
+		_, _, st := w.with(map[string]string{schemas.HeaderOptions: options}, schemas.VerbDeleteCollection, "configmaps", "default", "", "")
+		if st == nil || st.Code != 400 {
+			t.Errorf("%s: %v", options, st)
+		}
 	}
 }

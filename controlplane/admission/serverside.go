@@ -39,6 +39,10 @@ func (a *Admission) serverSideApply(ctx context.Context, w write, body []byte) (
 		return a.modify(ctx, w, rulesOf(w.call), change)
 	}
 	return a.upsert(ctx, w, func() (schemas.Object, error) {
+		// A Node may be changed by users, but not made.
+		if err := systemOnly(w.kind, schemas.VerbCreate, w.call.Name); err != nil {
+			return nil, err
+		}
 		// Kubernetes answers these alike: what is spoken of is not there.
 		if v := d.Object.GetResourceVersion(); v != "" {
 			return nil, apierrors.NewNotFound(groupResource(w.kind), w.call.Name)
