@@ -104,7 +104,7 @@ func TestInputBeyondEveryBound(t *testing.T) {
 		{"a million annotations", "create", "configmaps", "new", nil, config(`,"annotations":{`+manyLabels(70_000)+`}`) + "}", 422, []string{`"new"`, "metadata.annotations: Too long", "262144"}},
 		{"a label of a megabyte", "create", "configmaps", "new", nil, config(`,"labels":{"a b":"`+strings.Repeat("x", 800_000)+`"}`) + "}", 422, []string{`"new"`, "metadata.labels"}},
 		{"a name of a megabyte", "create", "configmaps", "", nil, `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"` + strings.Repeat("x", 800_000) + `"}}`, 422, []string{"metadata.name"}},
-		{"a field of a megabyte", "create", "configmaps", "new", nil, config(`},"`+strings.Repeat("x", 800_000)+`":1`), 400, []string{`"new"`, "unknown field"}},
+		{"a field of a megabyte", "create", "configmaps", "new", nil, config(`},"`+strings.Repeat("x", 800_000)+`":1`), 400, []string{`"new"`, "bytes more"}},
 		{"as many wrong containers as fit", "create", "pods", "new", nil, containers(times(15_000, `{"name":"C_%d","image":"i"}`)), 422, []string{`"new"`, "spec.containers[0].name", "14950 problems more"}},
 		{"as many unknown fields as fit", "create", "pods", "new", nil, containers(times(15_000, `{"nam":"c%d","image":"i"}`)), 400, []string{`"new"`, "spec.containers[0].nam"}},
 		{"as many wrong options as fit", "create", "configmaps", "new", map[string]string{schemas.HeaderOptions: `{"fieldManager":"` + strings.Repeat(`\u0001`, 20_000) + `"}`}, config(`}`), 422, []string{"fieldManager"}},
