@@ -138,3 +138,24 @@ func TestADeleteCollectionOfAnotherTimeIsRefused(t *testing.T) {
 		}
 	}
 }
+
+// TestAStatusThatControllersGoBy: what they are told is held against what can be.
+func TestAStatusThatControllersGoBy(t *testing.T) {
+	w := newWorld(t)
+	w.ok(schemas.VerbCreate, schemas.Pods, "default", "p", pod("p", ""))
+	w.result(schemas.Deployments, "web", web)
+	for _, tt := range []struct{ resource, namespace, name, status, says string }{
+		{"pods", "default", "p", `{"podIP":"; drop"}`, "status.podIP"},
+		{"pods", "default", "p", `{"podIP":"10.0.0.1","podIPs":[{"ip":"10.0.0.1"},{"ip":"x"}]}`, "status.podIPs[1].ip"},
+		{"pods", "default", "p", `{"hostIP":"x","hostIPs":[{"ip":"y"}]}`, "status.hostIPs[0].ip"},
+		{"pods", "default", "p", `{"podIP":"10.0.0.1","podIPs":[{"ip":"10.0.0.1"}]}`, ""},
+		{"namespaces", "", "default", `{"phase":"Terminating"}`, "status.phase"},
+		{"deployments", "default", "web", `{"readyReplicas":-1}`, "status.readyReplicas"},
+		{"deployments", "default", "web", `{"replicas":2,"readyReplicas":1}`, ""},
+	} {
+		_, _, st := w.with(nil, schemas.VerbPatch, tt.resource+"/status", tt.namespace, tt.name, `{"status":`+tt.status+`}`)
+		if tt.says == "" && st != nil || tt.says != "" && (st == nil || st.Code != 422 || !strings.Contains(st.Message, tt.says)) {
+			t.Errorf("%s %s: %v", tt.resource, tt.status, st)
+		}
+	}
+}

@@ -39,7 +39,7 @@ func (a *Admission) status(ctx context.Context, kind schemas.Kind, call schemas.
 func statusRules(kind schemas.Kind, updated, old schemas.Object) ([]string, error) {
 	lifecycle.PrepareStatusUpdate(updated, old)
 	updated.SetResourceVersion(old.GetResourceVersion())
-	if errs := schemas.ValidateUpdate(updated, old); len(errs) > 0 {
+	if errs := append(schemas.ValidateUpdate(updated, old), schemas.ValidateStatus(updated, old)...); len(errs) > 0 {
 		return nil, invalidObject(kind, old.GetName(), errs)
 	}
 	return nil, nil
