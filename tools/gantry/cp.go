@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/cli-runtime/pkg/printers"
 
 	"gantry.dev/bus"
 	"gantry.dev/schemas"
@@ -126,7 +127,8 @@ func (c *copier) open(ctx context.Context, path string, write bool) (*bus.Sessio
 }
 
 func (c *copier) warn(format string, args ...any) {
-	fmt.Fprintf(c.app.err, "warning: "+format+"\n", args...)
+	// It holds names that a container chose.
+	fmt.Fprintln(c.app.err, printers.EscapeTerminal("warning: "+fmt.Sprintf(format, args...)))
 }
 
 // warnings writes what the node says of a copy.

@@ -295,3 +295,15 @@ func TestPackAndUnpack(t *testing.T) {
 		}
 	}
 }
+
+// TestWarningsKeepTheTerminal: a container names its files as it likes.
+func TestWarningsKeepTheTerminal(t *testing.T) {
+	var said bytes.Buffer
+	w := warnings{&copier{app: &app{err: &said}}}
+	if _, err := w.Write([]byte("src/\x1b]0;taken\a: left out: it is a FIFO\nsrc/100%d: left out\n")); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := said.String(), "warning: src/^[]0;taken\a: left out: it is a FIFO\nwarning: src/100%d: left out\n"; got != want {
+		t.Errorf("said %q, want %q", got, want)
+	}
+}
