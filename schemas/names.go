@@ -336,6 +336,9 @@ type Call struct {
 
 // ParseAPI takes an API subject apart.
 func (n Names) ParseAPI(subject string) (Call, error) {
+	if !utf8.ValidString(subject) {
+		return Call{}, fmt.Errorf("subject %q is not valid UTF-8", subject)
+	}
 	rest := subject
 	if n.Prefix != "" {
 		var ok bool
@@ -394,6 +397,10 @@ func escapeName(name string) string {
 
 // unescapeName undoes escapeName. A client may escape more than is needed.
 func unescapeName(s string) (string, error) {
+	// JSON holds no such name: what is stored under it would be another object.
+	if !utf8.ValidString(s) {
+		return "", fmt.Errorf("name %q is not valid UTF-8", s)
+	}
 	if !strings.Contains(s, "=") {
 		return s, nil
 	}
@@ -413,7 +420,6 @@ func unescapeName(s string) (string, error) {
 		b.WriteByte(byte(c))
 		i += 2
 	}
-	// JSON holds no such name: what is stored under it would be another object.
 	if !utf8.ValidString(b.String()) {
 		return "", fmt.Errorf("name %q is not valid UTF-8", s)
 	}
