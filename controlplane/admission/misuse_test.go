@@ -159,3 +159,32 @@ func TestAStatusThatControllersGoBy(t *testing.T) {
 		}
 	}
 }
+
+// TestABodyOfAnotherKindIsRefused: what is meant for one call may well be empty
+// in the eyes of another.
+func TestABodyOfAnotherKindIsRefused(t *testing.T) {
+	w := newWorld(t)
+	w.ok(schemas.VerbCreate, schemas.Pods, "default", "p", pod("p", ""))
+	w.result(schemas.Deployments, "web", web)
+	for _, tt := range []struct{ verb, resource, name, options, body, kind string }{
+		{schemas.VerbCreate, "pods/binding", "p", "", `{"kind":"Pod","target":{"name":"n1"}}`, "Pod"},
+		{schemas.VerbCreate, "pods/eviction", "p", "", `{"kind":"Binding"}`, "Binding"},
+		{schemas.VerbDelete, "pods", "p", "", `{"kind":"GetOptions","apiVersion":"v1"}`, "GetOptions"},
+		{schemas.VerbPatch, "pods", "p", `{"kind":"DeleteOptions"}`, `{}`, "DeleteOptions"},
+		{schemas.VerbList, "pods", "", "", `{"kind":"WatchOptions"}`, "WatchOptions"},
+		{schemas.VerbUpdate, "deployments/scale", "web", "", `{"kind":"Deployment","spec":{"replicas":1}}`, "Deployment"},
+	} {
+		_, _, st := w.with(map[string]string{schemas.HeaderOptions: tt.options}, tt.verb, tt.resource, "default", tt.name, tt.body)
+		if st == nil || st.Code != 400 || !strings.Contains(st.Message, "it says that it is a "+tt.kind) {
+			t.Errorf("%s %s: %v", tt.verb, tt.resource, st)
+		}
+	}
+	for _, tt := range []struct{ verb, options, body string }{
+		{schemas.VerbPatch, `{"kind":"PatchOptions","apiVersion":"meta.k8s.io/v1"}`, `{}`},
+		{schemas.VerbDelete, "", `{"kind":"DeleteOptions","apiVersion":"apps/v1"}`},
+	} {
+		if _, _, st := w.with(map[string]string{schemas.HeaderOptions: tt.options}, tt.verb, "pods", "default", "p", tt.body); st != nil {
+			t.Errorf("%s: %s", tt.verb, st.Message)
+		}
+	}
+}

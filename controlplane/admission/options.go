@@ -142,7 +142,7 @@ func decodeOptions(body []byte, into any, what string) error {
 		return apierrors.NewBadRequest(fmt.Sprintf("read %s: %v", what, err))
 	}
 	if len(strict) == 0 {
-		return nil
+		return ofKind(into, what)
 	}
 	status := apierrors.NewBadRequest(fmt.Sprintf("read %s: %v", what, strict[0]))
 	status.ErrStatus.Details = &metav1.StatusDetails{}
@@ -150,6 +150,23 @@ func decodeOptions(body []byte, into any, what string) error {
 		status.ErrStatus.Details.Causes = append(status.ErrStatus.Details.Causes, cause(s))
 	}
 	return status
+}
+
+// ofKind refuses what says that it is something else: where all fields are
+// optional, every object looks like empty options.
+func ofKind(into any, what string) error {
+	t, ok := into.(interface{ GetObjectKind() schema.ObjectKind })
+	if !ok {
+		return nil
+	}
+	switch got := t.GetObjectKind().GroupVersionKind().Kind; {
+	case got == "", got == what:
+		return nil
+	case what == schemas.HeaderOptions && slices.Contains([]string{"CreateOptions", "UpdateOptions", "PatchOptions"}, got):
+		return nil
+	default:
+		return apierrors.NewBadRequest(fmt.Sprintf("read %s: it says that it is a %s", what, got))
+	}
 }
 
 // cause is a problem of strict decoding, with the field that it quotes.
