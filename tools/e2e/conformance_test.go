@@ -40,7 +40,8 @@ type step struct {
 	cli   string
 	stdin string // of gantry
 	// shows is how gantry's output relates to the answer: "object" (the default),
-	// "items", "bytes", "lines" of a log or "nothing".
+	// "items", "bytes", "lines" of a log, the first "event" of a watch that goes
+	// on, or "nothing".
 	shows string
 	// ready names a pod that must be ready, and gone one that must be gone, before
 	// the call is made.
@@ -95,7 +96,8 @@ var stories = map[string]story{
 		{verb: "create", resource: "configmaps", name: "a", body: confA, cli: "create -f - -o json", stdin: confA},
 		{verb: "watch", resource: "configmaps", body: `{"resourceVersion":"${rv}","timeoutSeconds":0}`},
 		{verb: "watch", resource: "configmaps", body: `{"resourceVersion":"${rv}","timeoutSeconds":0,"allowWatchBookmarks":true}`},
-		{verb: "watch", resource: "configmaps", body: `{"fieldSelector":"metadata.name=a","sendInitialEvents":true,"allowWatchBookmarks":true,"resourceVersionMatch":"NotOlderThan","timeoutSeconds":0}`},
+		{verb: "watch", resource: "configmaps", body: `{"fieldSelector":"metadata.name=a","sendInitialEvents":true,"allowWatchBookmarks":true,"resourceVersionMatch":"NotOlderThan","timeoutSeconds":0}`,
+			cli: "get configmaps --field-selector metadata.name=a --watch --output-watch-events -o json", shows: "event"},
 		{verb: "watch", resource: "configmaps", body: `{"resourceVersion":"soon"}`, refused: metav1.StatusReasonBadRequest},
 	},
 	"update": {
@@ -293,6 +295,9 @@ func (l *lab) gantryClient(otherwise caller) caller {
 		}
 		cmd := exec.CommandContext(l.ctx, filepath.Join(l.bin, "gantry"), append([]string{"--credentials", l.Credentials()}, strings.Fields(s.cli)...)...)
 		cmd.Stdin = strings.NewReader(s.stdin)
+		if s.shows == "event" {
+			return l.firstEvent(cmd)
+		}
 		var out, stderr bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &out, &stderr
 		err := cmd.Run()
@@ -301,6 +306,25 @@ func (l *lab) gantryClient(otherwise caller) caller {
 		}
 		return answer{refused: &metav1.Status{Message: strings.TrimSpace(stderr.String())}}
 	}
+}
+
+// firstEvent ends a watch after what it shows first.
+func (l *lab) firstEvent(cmd *exec.Cmd) answer {
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		l.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		l.Fatal(err)
+	}
+	var event json.RawMessage
+	err = json.NewDecoder(out).Decode(&event)
+	_ = cmd.Process.Kill() // it would watch for ever
+	_ = cmd.Wait()         // killed
+	if err != nil {
+		l.Fatalf("%v shows no event: %v", cmd.Args, err)
+	}
+	return answer{body: event}
 }
 
 var masks = []struct {
@@ -327,8 +351,11 @@ func canonical(t *testing.T, data []byte, shows string) string {
 	if err := json.Unmarshal(data, &v); err != nil {
 		t.Fatalf("not JSON: %v: %.300s", err, data)
 	}
-	if m, ok := v.(map[string]any); ok && shows == "items" {
+	if m, ok := v.(map[string]any); ok && (shows == "items" || shows == "event") && m["items"] != nil {
 		v = m["items"]
+	}
+	if items, ok := v.([]any); ok && shows == "event" && len(items) > 0 {
+		v = items[0]
 	}
 	out, err := json.MarshalIndent(v, "", " ")
 	if err != nil {
