@@ -154,7 +154,7 @@ spec:
 	}
 	got := managersOf(d)
 	mine := `me Apply: {"f:spec":{"f:template":{"f:spec":{"f:containers":{"k:{\"name\":\"web\"}":{".":{},"f:image":{},"f:name":{},"f:ports":{"k:{\"containerPort\":53,\"protocol\":\"UDP\"}":{".":{},"f:containerPort":{},"f:name":{},"f:protocol":{}}}}}}}}}`
-	if len(got) != 2 || got[0] != mine || !strings.HasPrefix(got[1], "before-first-apply Update: ") {
+	if len(got) != 2 || got[1] != mine || !strings.HasPrefix(got[0], "before-first-apply Update: ") {
 		t.Errorf("managers %s", strings.Join(got, "\n"))
 	}
 
