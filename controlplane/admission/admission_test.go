@@ -557,6 +557,10 @@ func TestWatchSeesTheSelectionOnly(t *testing.T) {
 			ResourceVersion: rv, LabelSelector: "app=x", TimeoutSeconds: &wait}))
 		for _, e := range out.Items {
 			got = append(got, e.Type)
+			// What is no longer selected is told as it was when it still was.
+			if !strings.Contains(string(e.Object.Raw), `"app":"x"`) {
+				t.Errorf("%s of what is not selected: %s", e.Type, e.Object.Raw)
+			}
 		}
 		if len(out.Items) == 0 {
 			t.Fatalf("no more after %v", got)

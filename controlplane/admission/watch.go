@@ -134,12 +134,9 @@ func (s selection) event(c bus.Change) (watch.EventType, schemas.Object) {
 	case is:
 		return watch.Added, c.New
 	case was:
-		o := c.New
-		if o == nil {
-			o = c.Old
-		}
-		// The last state, at the revision of its end: a watch goes on from there.
-		o = o.DeepCopyObject().(schemas.Object)
+		// The last state that was selected, as Kubernetes does, at the revision of
+		// its end: a watch goes on from there.
+		o := c.Old.DeepCopyObject().(schemas.Object)
 		o.SetResourceVersion(strconv.FormatUint(c.Revision, 10))
 		return watch.Deleted, o
 	}
