@@ -109,6 +109,7 @@ func TestWebsocketsOfStrangePages(t *testing.T) {
 		if r.StatusCode != tt.code {
 			t.Errorf("allowed %q, from %q: %s, want %d", tt.origins, tt.origin, r.Status, tt.code)
 		}
+		_ = r.Body.Close()
 		_ = c.Close()
 	}
 }
