@@ -1,11 +1,13 @@
 package admission
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -104,7 +106,7 @@ func TestInputBeyondEveryBound(t *testing.T) {
 		{"a million annotations", "create", "configmaps", "new", nil, config(`,"annotations":{`+manyLabels(70_000)+`}`) + "}", 422, []string{`"new"`, "metadata.annotations: Too long", "262144"}},
 		{"a label of a megabyte", "create", "configmaps", "new", nil, config(`,"labels":{"a b":"`+strings.Repeat("x", 800_000)+`"}`) + "}", 422, []string{`"new"`, "metadata.labels"}},
 		{"a name of a megabyte", "create", "configmaps", "", nil, `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"` + strings.Repeat("x", 800_000) + `"}}`, 422, []string{"metadata.name"}},
-		{"a field of a megabyte", "create", "configmaps", "new", nil, config(`},"`+strings.Repeat("x", 800_000)+`":1`), 400, []string{`"new"`, "bytes more"}},
+		{"a field of a megabyte", "create", "configmaps", "new", nil, config(`},"` + strings.Repeat("x", 800_000) + `":1`), 400, []string{`"new"`, "bytes more"}},
 		{"as many wrong containers as fit", "create", "pods", "new", nil, containers(times(15_000, `{"name":"C_%d","image":"i"}`)), 422, []string{`"new"`, "spec.containers[0].name", "14950 problems more"}},
 		{"as many unknown fields as fit", "create", "pods", "new", nil, containers(times(15_000, `{"nam":"c%d","image":"i"}`)), 400, []string{`"new"`, "spec.containers[0].nam"}},
 		{"as many wrong options as fit", "create", "configmaps", "new", map[string]string{schemas.HeaderOptions: `{"fieldManager":"` + strings.Repeat(`\u0001`, 20_000) + `"}`}, config(`}`), 422, []string{"fieldManager"}},
@@ -187,5 +189,21 @@ func TestRefusalsAreWhole(t *testing.T) {
 	}
 	if len(details.Causes) != 2*mostCauses || len(details.Name) != 2000 || len(details.Causes[0].Message) != 10_000 {
 		t.Error("the error's own details were changed")
+	}
+}
+
+// TestAWatchOfEverWaits: seconds beyond what a clock counts are as many as a
+// watch may take, not none.
+func TestAWatchOfEverWaits(t *testing.T) {
+	w := newWorld(t)
+	pods := schemas.Call{Verb: schemas.VerbWatch, Resource: schemas.Pods}
+	for _, seconds := range []string{"9223372036854775807", "9223372037"} {
+		ctx, cancel := context.WithTimeout(w.ctx, 100*time.Millisecond)
+		defer cancel()
+		body := fmt.Sprintf(`{"resourceVersion":"%d","timeoutSeconds":%s}`, w.store.View().Revision(), seconds)
+		_, _, st := w.api.Handle(ctx, pods, nil, []byte(body))
+		if ctx.Err() == nil {
+			t.Errorf("a watch of %s seconds ended at once: %+v", seconds, st)
+		}
 	}
 }

@@ -57,7 +57,7 @@ func (a *Admission) watch(ctx context.Context, kind schemas.Kind, call schemas.C
 	}
 	wait := defaultWatchWait
 	if s := opts.TimeoutSeconds; s != nil {
-		wait = min(time.Duration(*s)*time.Second, longestWatchWait)
+		wait = time.Duration(min(*s, int64(longestWatchWait/time.Second))) * time.Second
 	}
 	return a.changes(ctx, kind, sel, since, wait, out)
 }
