@@ -252,6 +252,11 @@ func Removable(o schemas.Object) bool {
 	return true
 }
 
+// longestGrace bounds a grace period, in seconds. Kubernetes has no bound, and
+// beyond 292 years a clock's arithmetic ends in the past: the pod is killed at
+// once then.
+const longestGrace = 100 * 365 * 24 * 60 * 60
+
 // gracePeriod is the time in seconds that a delete leaves the object; only
 // pods have one.
 func gracePeriod(o schemas.Object, asked *int64) int64 {
@@ -274,7 +279,7 @@ func gracePeriod(o schemas.Object, asked *int64) int64 {
 			grace = 1
 		}
 	}
-	return grace
+	return min(grace, longestGrace)
 }
 
 // setPropagation puts the finalizer of a foreground or orphaning delete on a

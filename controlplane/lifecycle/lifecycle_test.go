@@ -311,3 +311,22 @@ func TestQOSClass(t *testing.T) {
 		}
 	}
 }
+
+// TestGraceBeyondTheClock: a grace of more seconds than a clock counts ended
+// long ago.
+func TestGraceBeyondTheClock(t *testing.T) {
+	const ever = 1<<63 - 1
+	spec := func(p *corev1.Pod) { p.Spec.TerminationGracePeriodSeconds = ptr[int64](ever) }
+	for _, seconds := range []int64{ever, 9_223_372_037, 10_000_000_000} {
+		for _, opts := range []metav1.DeleteOptions{{}, grace(seconds)} {
+			marked, removed := MarkDeleted(pod("n1", spec), opts, now)
+			if due := marked.GetDeletionTimestamp(); removed || due.Before(at(longestGrace-1)) || due.After(at(longestGrace+1).Time) {
+				t.Errorf("%d seconds are due at %v", seconds, due)
+			}
+			sooner, _ := MarkDeleted(marked, grace(5), now)
+			if due := sooner.GetDeletionTimestamp(); !due.Equal(at(5)) {
+				t.Errorf("5 seconds after all are due at %v", due)
+			}
+		}
+	}
+}
