@@ -37,7 +37,8 @@ func (d Desired) hostNetwork() bool { return d.Pod != nil && d.Pod.Spec.HostNetw
 
 // Grace is how long the containers have between TERM and KILL.
 func (d Desired) Grace() time.Duration {
-	const fallback = 30
+	// Of more seconds than ever a Duration would make a negative number.
+	const fallback, ever = 30, 100 * 365 * 24 * 60 * 60
 	seconds := int64(fallback)
 	switch {
 	case d.Pod == nil:
@@ -47,7 +48,7 @@ func (d Desired) Grace() time.Duration {
 	case d.Pod.Spec.TerminationGracePeriodSeconds != nil:
 		seconds = *d.Pod.Spec.TerminationGracePeriodSeconds
 	}
-	return time.Duration(max(seconds, 0)) * time.Second
+	return time.Duration(min(max(seconds, 0), ever)) * time.Second
 }
 
 // Seen is what runtime, image store, network and disk say of one pod.
