@@ -110,19 +110,21 @@ func join(dir string, o want.Exec, life *os.File) (want.ExecResult, error) {
 	if err != nil {
 		return out, err
 	}
+	command := &leader{pid: pid}
 	var timer *time.Timer
 	if o.Timeout > 0 {
-		timer = time.AfterFunc(time.Duration(o.Timeout), func() { killSession(pid) })
+		timer = time.AfterFunc(time.Duration(o.Timeout), command.kill)
 	}
 	if first.dead() {
 		// Its namespaces were found by its number, which may have been another's by
 		// then. In the container itself nothing would live on either.
-		killSession(pid)
+		command.kill()
 	}
 	go func() {
 		_, _ = io.Copy(io.Discard, life)
-		killSession(pid)
+		command.kill()
 	}()
+	command.await()
 	end, err := p.Wait()
 	if timer != nil && !timer.Stop() {
 		out.TimedOut = true

@@ -8,9 +8,37 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
+
+// leader is a command that may be killed until it is waited for: from then on
+// its number may be anybody's.
+type leader struct {
+	pid   int
+	mu    sync.Mutex
+	ended bool
+}
+
+// kill kills the command and its session, if it has not ended.
+func (l *leader) kill() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.ended {
+		killSession(l.pid)
+	}
+}
+
+// await returns when the command has ended. It is still to be waited for, and
+// not to be killed any more.
+func (l *leader) await() {
+	for errors.Is(unix.Waitid(unix.P_PID, l.pid, nil, unix.WEXITED|unix.WNOWAIT, nil), unix.EINTR) {
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ended = true
+}
 
 // killSession kills a command and all that it started and that did not leave
 // its session, as a shell's jobs do not. The command comes last: while it is
