@@ -51,6 +51,7 @@ func command(ctx context.Context, name string, args []string) error {
 	o := cluster.Options{Registry: registryAddress}
 	flags.StringVar(&o.StateDir, "state-dir", "/var/lib/gantry", "what survives a reboot; gantry finds its credentials there without flags only by the default")
 	flags.StringVar(&o.RunDir, "run-dir", "/run/gantry", "what does not survive a reboot")
+	flags.StringVar(&o.Node, "node", "local", "name of the node; two clusters on one machine need two")
 	switch name {
 	case "run":
 		manifest := flags.String("manifest", "examples/web.yaml", "what to apply")

@@ -52,11 +52,14 @@ func newStage(t *testing.T) *stage {
 func (s *stage) command(args ...string) *exec.Cmd {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	s.Cleanup(cancel)
-	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, "gantry-demo"), append(args, "--state-dir", s.state, "--run-dir", s.run)...)
+	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, "gantry-demo"), append(args, "--state-dir", s.state, "--run-dir", s.run, "--node", s.node())...)
 	cmd.Dir = "../.." // examples/ lies there
 	cmd.Env = append(os.Environ(), "TMPDIR="+s.tmp)
 	return cmd
 }
+
+// node is a name of our own: a cluster that runs on the machine is called local.
+func (s *stage) node() string { return fmt.Sprintf("stage-%d", os.Getpid()) }
 
 func (s *stage) must(args ...string) string {
 	s.Helper()
@@ -89,7 +92,7 @@ func (s *stage) opened() *cluster.Cluster {
 // nothingLeft looks for everything that a cluster can leave on a machine.
 func (s *stage) nothingLeft() {
 	s.Helper()
-	left, err := (&cluster.Cluster{Options: cluster.Options{StateDir: s.state, RunDir: s.run, Node: "local"}}).Leftovers()
+	left, err := (&cluster.Cluster{Options: cluster.Options{StateDir: s.state, RunDir: s.run, Node: s.node()}}).Leftovers()
 	if err != nil || len(left) > 0 {
 		s.Errorf("left behind: %v %v", left, err)
 	}
