@@ -24,6 +24,15 @@ func badPod(name, container string) string {
 	return fmt.Sprintf(`{"apiVersion":"v1","kind":"Pod","metadata":{"name":%q},"spec":{"containers":[{"name":"c","image":"x"%s}]}}`, name, container)
 }
 
+// aliasBomb is a page of YAML that would be billions of values.
+func aliasBomb() string {
+	text := "a: &a [x,x,x,x,x,x,x,x,x]\n"
+	for c := 'b'; c < 'k'; c++ {
+		text += fmt.Sprintf("%c: &%c [%s]\n", c, c, strings.Repeat(fmt.Sprintf("*%c,", c-1), 9))
+	}
+	return text
+}
+
 // TestBadManifests: the error names object, field and reason, by `gantry` and
 // over the bus alike, and nothing is stored or reserved.
 func TestBadManifests(t *testing.T) {
@@ -60,6 +69,13 @@ func TestBadManifests(t *testing.T) {
 		{"duplicate containers", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"bad"},"spec":{"containers":[{"name":"c","image":"x"},{"name":"c","image":"x"}]}}`, []string{`Pod "bad"`, "spec.containers[1].name", "Duplicate value"}},
 		{"no containers", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"bad"},"spec":{"containers":[]}}`, []string{`Pod "bad"`, "spec.containers", "Required value"}},
 		{"namespace that does not exist", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"bad","namespace":"nowhere"},"spec":{"containers":[{"name":"c","image":"x"}]}}`, []string{`namespaces "nowhere" not found`}},
+		{"deep JSON", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"bad"},"spec":` + strings.Repeat("[", 5000), []string{"nested deeper than"}},
+		{"deep YAML", "kind: " + strings.Repeat("[", 20_000), []string{"not valid YAML"}},
+		{"an alias bomb", aliasBomb(), []string{"not valid YAML"}},
+		{"no text", "apiVersion: v1\nkind: Pod\nmetadata: {name: \xff}\n", []string{"line 3", "not valid UTF-8"}},
+		{"a number beyond 64 bits", fmt.Sprintf(badDeployment, "99999999999999999999", "bad"), []string{`Deployment "bad"`, "spec.replicas"}},
+		{"more errors than an answer holds", fmt.Sprintf(`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"bad"},"spec":{"containers":[%s{}]}}`,
+			strings.Repeat(`{"name":"C_1","image":"i","ports":[{}]},`, 5000)), []string{`Pod "bad"`, "spec.containers[0].name", "problems more"}},
 		{"object over the payload limit", badPod("bad", `,"env":[{"name":"A","value":"`+strings.Repeat("x", 1<<20)+`"}]`), []string{`Pod "bad"`, "bytes, more than the limit"}},
 	} {
 		t.Run(c.desc, func(t *testing.T) {
