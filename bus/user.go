@@ -38,16 +38,23 @@ type RawList struct {
 	Items           []json.RawMessage `json:"items"`
 }
 
-// ConnectUser connects, or fails within seconds.
+// ErrCredentials says that credentials cannot be used, whatever the server.
+var ErrCredentials = errors.New("the credentials are damaged")
+
+// ConnectUser connects, or fails within seconds. The error wraps ErrCredentials
+// where no server was asked, and ErrForbidden where one does not know the key.
 func ConnectUser(ctx context.Context, creds schemas.UserCredentials) (*UserConn, error) {
 	key, err := nkeys.FromSeed(trimSeed([]byte(creds.Seed)))
 	if err != nil {
-		return nil, fmt.Errorf("connect as %s: read seed: %w", creds.User, err)
+		return nil, fmt.Errorf("connect as %s: %w: read seed: %w", creds.User, ErrCredentials, err)
 	}
 	l, err := dial(ctx, dialOptions{
 		name: "gantry user " + creds.User, urls: creds.URLs, ca: creds.CA, key: key, log: zerolog.Nop(),
 	})
-	if err != nil {
+	switch {
+	case errors.Is(err, nats.ErrAuthorization):
+		return nil, fmt.Errorf("connect as %s: %w: %w", creds.User, ErrForbidden, err)
+	case err != nil:
 		return nil, fmt.Errorf("connect as %s: %w", creds.User, err)
 	}
 	return &UserConn{link: l, names: schemas.Names{Prefix: creds.Prefix}}, nil

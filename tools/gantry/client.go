@@ -28,11 +28,18 @@ func (a *app) connect(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	if a.conn, err = bus.ConnectUser(ctx, to.creds); err != nil {
-		return fmt.Errorf("the connection to the server %s was refused - is the control plane running? (credentials: %s): %w",
-			strings.Join(to.creds.URLs, ", "), to.from, err)
+	a.conn, err = bus.ConnectUser(ctx, to.creds)
+	server := strings.Join(to.creds.URLs, ", ")
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, bus.ErrCredentials):
+		return fmt.Errorf("%s: %w", to.from, err)
+	case errors.Is(err, bus.ErrForbidden):
+		return fmt.Errorf("the server %s does not know these credentials: they are of another cluster, or of one that was made anew (credentials: %s): %w",
+			server, to.from, err)
 	}
-	return nil
+	return fmt.Errorf("cannot connect to the server %s - is the control plane running? (credentials: %s): %w", server, to.from, err)
 }
 
 func (a *app) request(ctx context.Context, verb, resource, namespace, name string, body []byte) (bus.Reply, error) {
@@ -123,9 +130,11 @@ func (r refused) Unwrap() error { return r.err }
 func describeError(err error) string {
 	doing := ""
 	var r refused
-	if errors.As(err, &r) && r.doing != "" {
-		doing = r.doing + ": "
-		err = r.err
+	if errors.As(err, &r) {
+		// What it wraps, always: its own text is made here.
+		if err = r.err; r.doing != "" {
+			doing = r.doing + ": "
+		}
 	}
 	var status apierrors.APIStatus
 	switch {
@@ -138,6 +147,8 @@ func describeError(err error) string {
 		return fmt.Sprintf("Error from server (%s): %s%s", reason, doing, s.Message)
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Sprintf("error: %sthe server did not answer in time: %v", doing, err)
+	case errors.Is(err, bus.ErrForbidden):
+		return fmt.Sprintf("error: %s%v: these credentials do not allow it; gantry auth whoami shows which they are", doing, err)
 	}
 	return fmt.Sprintf("error: %s%v", doing, err)
 }

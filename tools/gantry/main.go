@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -124,7 +125,32 @@ func (a *app) command() *cobra.Command {
 	)
 	root.AddCommand(a.writingCommands()...)
 	root.AddCommand(a.sessionCommands()...)
+	for _, c := range root.Commands() {
+		if !c.Runnable() && c.HasSubCommands() {
+			onlyParts(c)
+		}
+	}
 	return root
+}
+
+// onlyParts makes a command that only groups others refuse words that it does
+// not know: left alone it shows its help and ends with 0, which a script takes
+// for success.
+func onlyParts(c *cobra.Command) {
+	c.DisableFlagsInUseLine = true
+	c.ValidArgsFunction = cobra.NoFileCompletions
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return c.Help()
+		}
+		var names []string
+		for _, sub := range c.Commands() {
+			if sub.IsAvailableCommand() {
+				names = append(names, sub.Name())
+			}
+		}
+		return fmt.Errorf("%s knows no %q: it has %s", c.CommandPath(), args[0], strings.Join(names, ", "))
+	}
 }
 
 // allNamespacesFlag adds -A.
