@@ -25,6 +25,8 @@ const (
 	// operationsAtOnce are done between two looks at the clock: each may move a
 	// list of some hundred thousand elements.
 	operationsAtOnce = 500
+	// maxComparisons bounds a strategic merge patch: some tenths of a second.
+	maxComparisons = 4_000_000
 )
 
 // The library bounds what the operations "copy" may add up to by this variable
@@ -224,9 +226,38 @@ func (p patch) strategic(doc []byte, like any) (out []byte, err error) {
 	if err := kjson.UnmarshalCaseSensitivePreserveInts(doc, &current); err != nil {
 		return nil, fmt.Errorf("decode what is patched: %w", err)
 	}
+	// The library looks for each element among all others: 24,000 in 24,000 took
+	// it most of a minute, which no context ends.
+	said, longest := elements(change)
+	_, there := elements(current)
+	if longest = max(longest, there); said*longest > maxComparisons {
+		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf(
+			"the strategic merge patch has %d elements of lists to be found among %d: more than the limit of %d comparisons; patch fewer, or use %s, %s or %s",
+			said, longest, maxComparisons, schemas.PatchJSON, schemas.PatchMerge, schemas.PatchApply))
+	}
 	merged, err := strategicpatch.StrategicMergeMapPatch(current, change, like)
 	if err != nil {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("the strategic merge patch does not fit the object: %v", err))
 	}
 	return json.Marshal(merged)
+}
+
+// elements counts those of all lists in a value, and of the longest.
+func elements(v any) (all, longest int) {
+	count := func(v any) {
+		a, l := elements(v)
+		all, longest = all+a, max(longest, l)
+	}
+	switch v := v.(type) {
+	case map[string]any:
+		for _, one := range v {
+			count(one)
+		}
+	case []any:
+		all, longest = len(v), len(v)
+		for _, one := range v {
+			count(one)
+		}
+	}
+	return all, longest
 }

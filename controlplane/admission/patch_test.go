@@ -102,6 +102,7 @@ func TestPatchesThatDoNotFit(t *testing.T) {
 		{"a strategic patch of what no type has", schemas.PatchStrategic, `{"spec":{"color":"red"}}`, 400, "color"},
 		{"a strategic patch of the wrong form", schemas.PatchStrategic, `{"spec":{"template":{"spec":{"containers":"none"}}}}`, 400, "containers"},
 		{"a strategic patch without its key", schemas.PatchStrategic, `{"spec":{"template":{"spec":{"containers":[{"image":"x"}]}}}}`, 400, "name"},
+		{"a strategic patch of lists without end", schemas.PatchStrategic, `{"spec":{"template":{"spec":{"containers":[{"name":"web","env":[` + times(20_000, `{"name":"E%d","value":"x"}`) + `]}]}}}}`, 413, "use " + schemas.PatchJSON},
 		{"a number out of range", schemas.PatchMerge, `{"spec":{"replicas":99999999999}}`, 400, "spec.replicas"},
 		{"what is invalid", schemas.PatchMerge, `{"spec":{"replicas":-1}}`, 422, "spec.replicas"},
 		{"another kind", schemas.PatchMerge, `{"kind":"ReplicaSet"}`, 400, "ReplicaSet"},
