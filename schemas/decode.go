@@ -322,6 +322,9 @@ type lines struct {
 	offset int
 }
 
+// mostSearched bounds the nodes of a mapping in which a line is looked for.
+const mostSearched = 2 * 4096
+
 // child descends by field name or, with name empty, by index.
 func (l lines) child(name string, index int) lines {
 	n := l.node
@@ -335,6 +338,8 @@ func (l lines) child(name string, index int) lines {
 		n = n.Alias
 	}
 	switch {
+	case n.Kind == yamlv3.MappingNode && len(n.Content) > mostSearched:
+		// Each of its keys is looked for among all: the mapping's line will do.
 	case n.Kind == yamlv3.MappingNode && name != "":
 		// The last wins, as in the value.
 		for i := len(n.Content) - 2; i >= 0; i -= 2 {
