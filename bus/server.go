@@ -67,6 +67,7 @@ type Server struct {
 	sys     *nats.Conn
 	ca      string
 	lock    *os.File
+	broken  chan error
 	log     zerolog.Logger
 
 	mu        sync.Mutex
@@ -92,7 +93,7 @@ func StartServer(ctx context.Context, o ServerOptions) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start bus server: %w", err)
 	}
-	s := &Server{opts: o, gate: newGate(), log: o.Log, ca: ca, nodes: map[string]nodeUser{}}
+	s := &Server{opts: o, gate: newGate(), log: o.Log, ca: ca, broken: make(chan error, 1), nodes: map[string]nodeUser{}}
 	if s.lock, err = lockDir(o.StateDir); err != nil {
 		return nil, fmt.Errorf("start bus server: %w", err)
 	}
@@ -129,7 +130,7 @@ func (s *Server) run(ctx context.Context, so *server.Options) (err error) {
 		return err
 	}
 	fatal := make(chan error, 1)
-	s.ns.SetLoggerV2(serverLog{log: s.log, fatal: fatal}, false, false, false)
+	s.ns.SetLoggerV2(serverLog{log: s.log, fatal: fatal, broken: s.broken}, false, false, false)
 	if err := s.start(ctx, fatal); err != nil {
 		s.gate.openOnce()
 		s.ns.Shutdown()
@@ -512,6 +513,11 @@ func (s *Server) setClusterID(id string) {
 	defer s.mu.Unlock()
 	s.clusterID = id
 }
+
+// Failed tells, at most once, of a write that the disk refused: it is full, or
+// broken. From then on the server stores nothing and answers no write; only a
+// new one does.
+func (s *Server) Failed() <-chan error { return s.broken }
 
 // Shutdown stops the server and waits until its files are closed, at most
 // until ctx ends. Clients see a closed connection and reconnect.

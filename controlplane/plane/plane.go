@@ -250,6 +250,7 @@ func (p *Plane) runRoles(ctx context.Context) error {
 			}
 		})
 	}
+	run("bus", p.watchDisk)
 	run("events", p.recorder.Run)
 	run("publisher", p.publisher.Run)
 	run("nodes", p.nodes.Run)
@@ -266,6 +267,18 @@ func (p *Plane) runRoles(ctx context.Context) error {
 	run("scheduler", p.scheduler.Run)
 	run("controllers", p.engine.Run)
 	return nil
+}
+
+// watchDisk ends when the bus cannot store any more. The control plane ends with
+// it: whoever asks is told at once that nobody answers, rather than waiting for
+// writes that never come to be, and the next start goes on from what was stored.
+func (p *Plane) watchDisk(ctx context.Context) error {
+	select {
+	case err := <-p.server.Failed():
+		return fmt.Errorf("nothing can be stored in %s until there is space and the control plane is started again: %w", p.options.StateDir, err)
+	case <-ctx.Done():
+		return nil
+	}
 }
 
 func orUnasked(err error) error {
