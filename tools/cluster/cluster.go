@@ -19,12 +19,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Where a cluster lies unless it is told otherwise: the defaults of the binaries.
+const (
+	DefaultStateDir = "/var/lib/gantry"
+	DefaultRunDir   = "/run/gantry"
+)
+
 // Options of one cluster. Zero fields take the defaults that the binaries
 // themselves have, so that `gantry` finds the cluster without flags.
 type Options struct {
 	Bin      string // directory of the binaries
-	StateDir string // default /var/lib/gantry
-	RunDir   string // default /run/gantry
+	StateDir string // default DefaultStateDir
+	RunDir   string // default DefaultRunDir
 	Node     string // default "local"
 	Listen   string // default 127.0.0.1:4222
 	// Registry is where a registry with the sample image listens; empty for none.
@@ -44,8 +50,8 @@ func (o *Options) defaults() {
 			*s = v
 		}
 	}
-	set(&o.StateDir, "/var/lib/gantry")
-	set(&o.RunDir, "/run/gantry")
+	set(&o.StateDir, DefaultStateDir)
+	set(&o.RunDir, DefaultRunDir)
 	set(&o.Node, "local")
 	set(&o.Listen, "127.0.0.1:4222")
 	set(&o.LogLevel, "info")

@@ -49,8 +49,8 @@ func command(ctx context.Context, name string, args []string) error {
 	}
 	bin := flags.String("bin", defaultBin(), "directory of the binaries")
 	o := cluster.Options{Registry: registryAddress}
-	flags.StringVar(&o.StateDir, "state-dir", "/var/lib/gantry", "what survives a reboot; gantry finds its credentials there without flags only by the default")
-	flags.StringVar(&o.RunDir, "run-dir", "/run/gantry", "what does not survive a reboot")
+	flags.StringVar(&o.StateDir, "state-dir", cluster.DefaultStateDir, "what survives a reboot; gantry finds its credentials there without flags only by the default")
+	flags.StringVar(&o.RunDir, "run-dir", cluster.DefaultRunDir, "what does not survive a reboot")
 	flags.StringVar(&o.Node, "node", "local", "name of the node; two clusters on one machine need two")
 	switch name {
 	case "run":
@@ -124,7 +124,7 @@ func up(ctx context.Context, o cluster.Options, detach bool) error {
 	}
 	printHints(c)
 	if detach {
-		fmt.Println("\nIt runs in the background; `task down` removes it.")
+		fmt.Printf("\nIt runs in the background; `%s` removes it.\n", howRemoved(c))
 		return nil
 	}
 	fmt.Println("\nLogs follow; Ctrl-C takes the cluster down.")

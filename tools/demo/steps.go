@@ -95,8 +95,26 @@ With the NATS command line (go run github.com/nats-io/natscli/nats@v0.5.1):
   nats --context %[2]s sub 'health.>'
   nats --context %[2]s micro info api
   nats --context %[2]s req api.list.pods.default ''
-Credentials: %[3]s (gantry finds them here without flags)
-`, gantry, context, c.Credentials())
+Credentials: %[3]s (%[4]s)
+`, gantry, context, c.Credentials(), howFound(c))
+}
+
+// howFound says how gantry comes to the cluster's credentials: it looks for
+// them at the default place alone.
+func howFound(c *cluster.Cluster) string {
+	if c.StateDir == cluster.DefaultStateDir {
+		return "gantry finds them here without flags"
+	}
+	return "gantry is told: export GANTRY_CREDENTIALS=" + c.Credentials()
+}
+
+// howRemoved is the command that takes a cluster away which runs in the
+// background.
+func howRemoved(c *cluster.Cluster) string {
+	if c.StateDir == cluster.DefaultStateDir && c.RunDir == cluster.DefaultRunDir {
+		return "task down"
+	}
+	return fmt.Sprintf("task down -- --state-dir=%s --run-dir=%s", c.StateDir, c.RunDir)
 }
 
 // follow prints the daemons' logs until ctx ends.
