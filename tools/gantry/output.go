@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/cli-runtime/pkg/printers"
@@ -187,6 +188,10 @@ func (p *printer) event(w io.Writer, what string, k schemas.Kind, raw []byte) er
 	o, err := p.read(raw)
 	if err != nil {
 		return err
+	}
+	switch p.inner.(type) {
+	case *printers.JSONPrinter, *printers.YAMLPrinter: // these know events, and want a kind of all else
+		return p.inner.PrintObj(&metav1.WatchEvent{Type: what, Object: runtime.RawExtension{Object: o}}, w)
 	}
 	return p.inner.PrintObj(&unstructured.Unstructured{Object: map[string]any{"type": what, "object": o.Object}}, w)
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"k8s.io/cli-runtime/pkg/printers"
 
 	"gantry.dev/schemas"
 )
@@ -231,6 +232,27 @@ func TestTablesOfServedKinds(t *testing.T) {
 		}
 		if diff := cmp.Diff(tc.want, tbl.Rows[0].Cells); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", tc.alias, diff)
+		}
+	}
+}
+
+// TestEventsAsObjects: an event has no kind of its own, which the printers of
+// objects want of everything else.
+func TestEventsAsObjects(t *testing.T) {
+	k, _ := schemas.KindByResource(schemas.ConfigMaps)
+	for _, tt := range []struct {
+		p    *printer
+		want string
+	}{
+		{&printer{inner: &printers.JSONPrinter{}}, `{"type":"ADDED","object":{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"c"}}}` + "\n"},
+		{&printer{inner: &printers.YAMLPrinter{}}, "object:\n  apiVersion: v1\n  kind: ConfigMap\n  metadata:\n    name: c\ntype: ADDED\n"},
+	} {
+		var out bytes.Buffer
+		if err := tt.p.event(&out, "ADDED", k, []byte(`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"c"}}`)); err != nil {
+			t.Error(err)
+		}
+		if diff := cmp.Diff(tt.want, out.String()); diff != "" {
+			t.Errorf("%T (-want +got)\n%s", tt.p.inner, diff)
 		}
 	}
 }
