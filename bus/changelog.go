@@ -72,47 +72,58 @@ func (l *changeLog) at(revision uint64) (Change, bool) {
 	return l.entries[i].Change, true
 }
 
-// listAt is a list as it was at a revision: what there is now, with the changes
-// since then taken back.
-func (v *viewCache) listAt(resource, namespace string, revision uint64) ([]schemas.Object, error) {
+// listAt is a list as it was at a revision, from a place on: what there is now,
+// with the changes since then taken back. Both are in order, so it is one walk;
+// a list of many pages takes it once for each.
+func (v *viewCache) listAt(resource, namespace string, revision uint64, from Place) ([]schemas.Object, error) {
+	prefix, begin := "", ""
+	if namespace != "" {
+		prefix = namespace + "\x00"
+	}
+	if from != (Place{}) {
+		begin = from.Namespace + "\x00" + from.Name
+	}
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	l := v.lane(resource)
 	if revision < l.log.start {
 		return nil, fmt.Errorf("list at %d: %w: the log starts at %d", revision, ErrTooOld, l.log.start)
 	}
-	var now []schemas.Object
-	if set := v.byResource[resource]; set != nil {
-		if namespace == "" {
-			now = set.prefixed("")
-		} else {
-			now = set.prefixed(namespace + "\x00")
-		}
-	}
-	changes := l.log.after(resource, revision, maxLogged+1)
-	if len(changes) == 0 {
-		return now, nil
-	}
-	was := map[objKey]schemas.Object{} // nil where there was none
-	for _, c := range changes {
-		k := keyOf(c.Object())
-		if _, known := was[k]; !known && (namespace == "" || k.namespace == namespace) {
+	was := map[string]schemas.Object{} // nil where there was none
+	var changed []string
+	for _, c := range l.log.after(resource, revision, maxLogged+1) {
+		k := keyOf(c.Object()).sortKey()
+		if _, known := was[k]; !known && strings.HasPrefix(k, prefix) && k >= begin {
 			was[k] = c.Old
+			changed = append(changed, k)
 		}
 	}
-	now = slices.DeleteFunc(now, func(o schemas.Object) bool {
-		_, changed := was[keyOf(o)]
-		return changed
-	})
-	for _, o := range was {
+	slices.Sort(changed)
+	var out []schemas.Object
+	take := func(o schemas.Object) {
 		if o != nil {
-			now = append(now, o)
+			out = append(out, o)
 		}
 	}
-	slices.SortFunc(now, func(a, b schemas.Object) int {
-		return strings.Compare(keyOf(a).sortKey(), keyOf(b).sortKey())
-	})
-	return now, nil
+	if set := v.byResource[resource]; set != nil {
+		out = make([]schemas.Object, 0, set.n)
+		set.walk(prefix, begin, func(it sortedItem) {
+			for len(changed) > 0 && changed[0] < it.key {
+				take(was[changed[0]])
+				changed = changed[1:]
+			}
+			if len(changed) > 0 && changed[0] == it.key {
+				take(was[it.key])
+				changed = changed[1:]
+				return
+			}
+			out = append(out, it.obj)
+		})
+	}
+	for _, k := range changed {
+		take(was[k])
+	}
+	return out, nil
 }
 
 // changesSince implements Store.ChangesSince.

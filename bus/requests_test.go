@@ -138,24 +138,32 @@ func TestListAtARevision(t *testing.T) {
 	mustCreate(t, s, testPod("default", "p0", ""))
 	remember()
 	for _, m := range moments {
-		got, err := s.ListAt(schemas.Pods, "default", m.revision)
+		got, err := s.ListAt(schemas.Pods, "default", m.revision, Place{})
 		if diff := cmp.Diff(m.want, got); diff != "" || err != nil {
 			t.Errorf("at %d: %v (-then +now)\n%s", m.revision, err, diff)
 		}
 	}
-	if got, err := s.ListAt(schemas.Pods, "", start); len(got) != 0 || err != nil {
+	if got, err := s.ListAt(schemas.Pods, "", start, Place{}); len(got) != 0 || err != nil {
 		t.Errorf("before the first: %d, %v", len(got), err)
+	}
+	for _, m := range moments {
+		for i, o := range m.want {
+			got, err := s.ListAt(schemas.Pods, "default", m.revision, Place{Namespace: o.GetNamespace(), Name: o.GetName()})
+			if diff := cmp.Diff(m.want[i:], got); diff != "" || err != nil {
+				t.Errorf("at %d from %s: %v (-then +now)\n%s", m.revision, o.GetName(), err, diff)
+			}
+		}
 	}
 	// A store that is opened anew reads the log from the stream.
 	fresh := openTestStore(t, s.(*store).conn, nil)
 	for _, m := range moments {
-		got, err := fresh.(History).ListAt(schemas.Pods, "default", m.revision)
+		got, err := fresh.(History).ListAt(schemas.Pods, "default", m.revision, Place{})
 		if diff := cmp.Diff(m.want, got); diff != "" || err != nil {
 			t.Errorf("opened anew, at %d: %v (-then +now)\n%s", m.revision, err, diff)
 		}
 	}
 	fresh.(*store).view.objects.log = changeLog{start: fresh.View().Revision()}
-	if _, err := fresh.(History).ListAt(schemas.Pods, "", start); !errors.Is(err, ErrTooOld) {
+	if _, err := fresh.(History).ListAt(schemas.Pods, "", start, Place{}); !errors.Is(err, ErrTooOld) {
 		t.Errorf("before the log begins: %v", err)
 	}
 }

@@ -103,3 +103,17 @@ func (s *sortedSet) prefixed(prefix string) []schemas.Object {
 	}
 	return out
 }
+
+// walk calls fn for the items whose keys begin with the prefix and are not
+// before begin, in order.
+func (s *sortedSet) walk(prefix, begin string, fn func(sortedItem)) {
+	b, at, _ := s.find(max(prefix, begin))
+	for ; b < len(s.blocks); b, at = b+1, 0 {
+		for _, it := range s.blocks[b][at:] {
+			if !strings.HasPrefix(it.key, prefix) {
+				return
+			}
+			fn(it)
+		}
+	}
+}

@@ -71,8 +71,8 @@ func (s *store) Reach(ctx context.Context, resource string, revision uint64) err
 }
 
 // ListAt implements History.
-func (s *store) ListAt(resource, namespace string, revision uint64) ([]schemas.Object, error) {
-	return s.view.listAt(resource, namespace, revision)
+func (s *store) ListAt(resource, namespace string, revision uint64, from Place) ([]schemas.Object, error) {
+	return s.view.listAt(resource, namespace, revision, from)
 }
 
 // Create implements Store.

@@ -69,15 +69,18 @@ func (c Change) Object() schemas.Object {
 	return c.Old
 }
 
+// Place is where an object stands in a list; the zero value is its beginning.
+type Place struct{ Namespace, Name string }
+
 // History is a Store that knows what lately was.
 type History interface {
 	Store
 	// Reach returns when the view has taken in a revision of the resource's
 	// bucket, ErrTooOld where it does not come within seconds.
 	Reach(ctx context.Context, resource string, revision uint64) error
-	// ListAt is View.List as it was at a revision that the view has reached,
-	// ErrTooOld where the log no longer reaches back.
-	ListAt(resource, namespace string, revision uint64) ([]schemas.Object, error)
+	// ListAt is View.List as it was at a revision that the view has reached, from
+	// a place on; ErrTooOld where the log no longer reaches back.
+	ListAt(resource, namespace string, revision uint64, from Place) ([]schemas.Object, error)
 	// WrittenBy finds the write of a key that a request with this id made within
 	// the last five minutes (see WithRequest). With ask it reads the bus, where
 	// the view may lag behind another server's write.

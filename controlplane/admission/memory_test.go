@@ -141,11 +141,13 @@ func (m *memory) Reach(_ context.Context, _ string, revision uint64) error {
 	return nil
 }
 
-func (m *memory) ListAt(resource, namespace string, revision uint64) ([]schemas.Object, error) {
+func (m *memory) ListAt(resource, namespace string, revision uint64, from bus.Place) ([]schemas.Object, error) {
 	if revision != m.Revision() {
 		return nil, bus.ErrTooOld
 	}
-	return m.List(resource, namespace), nil
+	return slices.DeleteFunc(m.List(resource, namespace), func(o schemas.Object) bool {
+		return o.GetNamespace() < from.Namespace || o.GetNamespace() == from.Namespace && o.GetName() < from.Name
+	}), nil
 }
 
 func (m *memory) WrittenBy(context.Context, string, string, string, string, bool) (bus.Written, bool, error) {

@@ -284,9 +284,9 @@ func (a *Admission) listed(ctx context.Context, kind schemas.Kind, call schemas.
 	if !exact {
 		revision = bus.RevisionOf(a.store.View(), kind.Resource)
 	}
-	all, err := a.store.ListAt(kind.Resource, call.Namespace, revision)
+	all, err := a.store.ListAt(kind.Resource, call.Namespace, revision, bus.Place{Namespace: from.Namespace, Name: from.Name})
 	if errors.Is(err, bus.ErrTooOld) {
 		return nil, 0, expired(revision, err)
 	}
-	return after(all, from), revision, err
+	return all, revision, err
 }

@@ -68,7 +68,7 @@ func (a *Admission) present(kind schemas.Kind, call schemas.Call, sel selection,
 	out.revision = bus.RevisionOf(a.store.View(), kind.Resource)
 	// As of that revision: what came since is the next answer's, and would be
 	// told twice.
-	all, err := a.store.ListAt(kind.Resource, call.Namespace, out.revision)
+	all, err := a.store.ListAt(kind.Resource, call.Namespace, out.revision, bus.Place{})
 	if errors.Is(err, bus.ErrTooOld) {
 		return reply{}, expired(out.revision, err)
 	}
