@@ -116,7 +116,8 @@ func (a *app) editOne(ctx context.Context, o *editOptions, t object) error {
 		if outcome != "" {
 			fmt.Fprintln(a.err, outcome)
 			if len(d.remarks) > 0 {
-				return d.keep(errors.New("no valid changes were saved"))
+				// The editor showed it; a script as editor shows nothing.
+				return d.keep(fmt.Errorf("no valid changes were saved: %s", strings.Join(d.remarks, " ")))
 			}
 			d.discard()
 			return nil

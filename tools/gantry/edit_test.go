@@ -84,7 +84,7 @@ fi`)
 	t.Run("refused, and given up", func(t *testing.T) {
 		editor(t, `sed -i 's/^  replicas: 4/  replicas: -5/' "$1"`)
 		_, stderr := l.fails("", "edit", "deployment/web")
-		if text := kept(t, stderr); !strings.Contains(text, "  replicas: -5\n") || !strings.Contains(stderr, "no valid changes were saved") {
+		if text := kept(t, stderr); !strings.Contains(text, "  replicas: -5\n") || !strings.Contains(stderr, "no valid changes were saved: ") || !strings.Contains(stderr, "spec.replicas: Invalid value: -5") {
 			t.Errorf("kept:\n%s\nsaid:\n%s", text, stderr)
 		}
 		expect(t, "replicas", "4", replicas())

@@ -243,7 +243,7 @@ func (f *forwarder) accept(ctx context.Context, l net.Listener, p forwarded) {
 		connections.Go(func() {
 			defer func() { _ = c.Close() }()
 			if err := f.carry(ctx, c.(*net.TCPConn), p.remote); err != nil && ctx.Err() == nil {
-				f.say(f.app.err, "E an error occurred forwarding %d -> %d: %v", local, p.remote, describeError(err))
+				f.say(f.app.err, "an error occurred forwarding %d -> %d: %v", local, p.remote, describeError(err))
 				if apierrors.IsNotFound(err) || apierrors.IsGone(err) {
 					f.lost(errors.New("lost connection to pod"))
 				}
