@@ -119,7 +119,7 @@ func asWritten(d schemas.Document) (map[string]any, error) {
 	}
 	if len(record) > apivalidation.TotalAnnotationSizeLimitB {
 		return nil, tooLarge(schemas.KindOf(d.Object), d.Object.GetName(), fmt.Sprintf(
-			"apply keeps the manifest in an annotation, which may have %d bytes, and this one has %d; use create or update",
+			"apply keeps the manifest in an annotation, which may have %d bytes, and this one has %d; use create or update, or server-side apply, which keeps none (gantry apply --server-side)",
 			apivalidation.TotalAnnotationSizeLimitB, len(record)))
 	}
 	annotations[lastApplied] = string(record) + "\n"

@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/managedfields"
 	kjson "sigs.k8s.io/json"
 
 	"gantry.dev/schemas"
@@ -85,14 +87,52 @@ func (a *Admission) applyFields(w write, live runtime.Object, applied *unstructu
 		return nil, err
 	}
 	out, err := fields.Apply(live.DeepCopyObject(), applied.DeepCopy(), w.manager, w.force)
+	if apierrors.IsConflict(err) {
+		if same := a.takesOver(w, fields, live, applied); same != nil {
+			return same, nil
+		}
+	}
 	if err != nil {
 		return nil, applyError(w, err)
 	}
+	return applyResult(w.kind, out)
+}
+
+// takesOver is what the first server-side apply of an object makes of it, where
+// it says no more than what is there: nil where anything would change. The
+// library compares before defaults are filled in, so that a manifest which was
+// applied the other way until now would be in conflict with itself about a
+// value with a default inside, such as a fieldRef.
+func (a *Admission) takesOver(w write, fields *managedfields.FieldManager, live runtime.Object, applied *unstructured.Unstructured) schemas.Object {
+	was, ok := live.(schemas.Object)
+	if !ok || len(was.GetManagedFields()) > 0 {
+		return nil
+	}
+	forced, err := fields.Apply(live.DeepCopyObject(), applied.DeepCopy(), w.manager, true)
+	if err != nil {
+		return nil
+	}
+	out, err := applyResult(w.kind, forced)
+	if err != nil {
+		return nil
+	}
+	bare := out.DeepCopyObject().(schemas.Object)
+	schemas.Default(bare)
+	bare.SetManagedFields(nil)
+	bare.SetResourceVersion(was.GetResourceVersion())
+	if !equality.Semantic.DeepEqual(bare, was) {
+		return nil
+	}
+	return out
+}
+
+// applyResult reads what the library made.
+func applyResult(kind schemas.Kind, out runtime.Object) (schemas.Object, error) {
 	data, err := json.Marshal(out)
 	if err != nil {
-		return nil, fmt.Errorf("encode applied %s: %w", w.kind.Singular, err)
+		return nil, fmt.Errorf("encode applied %s: %w", kind.Singular, err)
 	}
-	return fromJSON(w.kind, data)
+	return fromJSON(kind, data)
 }
 
 // applyError is the answer to an apply that cannot be made: a conflict names

@@ -186,6 +186,37 @@ spec:
 	}
 }
 
+// TestTheSameManifestIsNoConflict: one that was applied is applied server-side,
+// and was in conflict with itself about a fieldRef, which has a default inside.
+func TestTheSameManifestIsNoConflict(t *testing.T) {
+	w := newWorld(t)
+	manifest := strings.Replace(web, `{name: A, value: "1"}`, `{name: A, valueFrom: {fieldRef: {fieldPath: metadata.name}}}`, 1)
+	if manifest == web {
+		t.Fatalf("nothing was put into %s", web)
+	}
+	w.ok(schemas.VerbApply, schemas.Deployments, "default", "web", manifest)
+	before := w.deployment("web")
+	if _, _, st := w.applies("me", false, "deployments", "web", strings.Replace(manifest, "web:1", "web:2", 1)); st == nil || st.Code != 409 {
+		t.Fatalf("the image is another's: %+v", st)
+	}
+	if _, _, st := w.applies("me", false, "deployments", "web", manifest); st != nil {
+		t.Fatalf("the same manifest: %s", st.Message)
+	}
+	after := w.deployment("web")
+	if diff := cmp.Diff(before.Spec, after.Spec); diff != "" || after.Generation != before.Generation {
+		t.Errorf("it changed:\n%s", diff)
+	}
+	if all := strings.Join(managersOf(after), "\n"); !strings.Contains(all, "me Apply: ") || !strings.Contains(all, "before-first-apply Update: ") {
+		t.Errorf("managers %s", all)
+	}
+	if _, _, st := w.applies("me", false, "deployments", "web", strings.Replace(manifest, "metadata.name", "metadata.namespace", 1)); st != nil {
+		t.Errorf("the field is mine now: %s", st.Message)
+	}
+	if _, _, st := w.applies("other", false, "deployments", "web", manifest); st == nil || st.Code != 409 || !strings.Contains(st.Message, `"me"`) {
+		t.Errorf("and not another's: %+v", st)
+	}
+}
+
 func TestAppliesThatAreRefused(t *testing.T) {
 	w := newWorld(t)
 	w.ok(schemas.VerbCreate, "configmaps", "default", "c", fmt.Sprintf(configMap, `"a":"1"`))
