@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
 
 	"gantry.dev/schemas"
 )
@@ -19,8 +20,15 @@ import (
 // sweep). Each message names the one of its key before it, as the condition
 // under which it was stored.
 
+const (
+	// maxTail bounds what a start reads again: what came before it is listed anew.
+	maxTail = 4096
+	// tailReads is how many earlier versions are asked for at once.
+	tailReads = 32
+)
+
 // tail reads the changes up to a revision that the stream still has without a
-// gap, at most those of logAge. After start, all of them are there.
+// gap, at most those of logAge, and maxTail. After start, all of them are there.
 func (f *feed) tail(ctx context.Context, upTo uint64) (log changeLog, err error) {
 	log.start = upTo
 	stream, err := f.conn.js.Stream(ctx, "KV_"+f.bucket)
@@ -34,9 +42,16 @@ func (f *feed) tail(ctx context.Context, upTo uint64) (log changeLog, err error)
 	batch := loading{feed: f, batch: messages}
 	batch.decodeAll()
 	known := map[uint64]schemas.Object{} // what each message of the tail left; nil for a marker
+	for _, r := range messages {
+		known[r.meta.Sequence.Stream] = r.step.obj // nil as well where it was no object
+	}
+	olds, err := f.before(ctx, stream, messages, known)
+	if err != nil {
+		return log, fmt.Errorf("read the end of bucket %s: %w", f.bucket, err)
+	}
 	var last uint64
 	forget := func(start uint64) { log.entries, log.start = nil, start }
-	for _, r := range messages {
+	for i, r := range messages {
 		seq := r.meta.Sequence.Stream
 		if seq > upTo {
 			break
@@ -46,20 +61,14 @@ func (f *feed) tail(ctx context.Context, upTo uint64) (log changeLog, err error)
 		}
 		last = seq
 		if r.err != nil { // no object: it never was in a view
-			known[seq] = nil
 			continue
 		}
-		known[seq] = r.step.obj
-		old, ok, err := f.before(ctx, stream, r, known)
-		if err != nil {
-			return log, fmt.Errorf("read the end of bucket %s: %w", f.bucket, err)
-		}
-		switch {
-		case !ok:
+		switch old := olds[i]; {
+		case !old.known:
 			forget(seq)
-		case old != nil || r.step.obj != nil:
+		case old.obj != nil || r.step.obj != nil:
 			log.entries = append(log.entries, logged{
-				Change: Change{Resource: r.step.key.resource, Old: old, New: r.step.obj, Revision: seq}, at: r.meta.Timestamp,
+				Change: Change{Resource: r.step.key.resource, Old: old.obj, New: r.step.obj, Revision: seq}, at: r.meta.Timestamp,
 			})
 		}
 	}
@@ -69,8 +78,8 @@ func (f *feed) tail(ctx context.Context, upTo uint64) (log changeLog, err error)
 	return log, nil
 }
 
-// since reads the messages from a time on up to a revision, but no more than a
-// log holds.
+// since reads the messages from a time on up to a revision, but no more than
+// maxTail.
 func (f *feed) since(ctx context.Context, stream jetstream.Stream, from time.Time, upTo uint64) ([]received, error) {
 	start := jetstream.OrderedConsumerConfig{FilterSubjects: []string{schemas.KVSubject(f.bucket, ">")}}
 	start.DeliverPolicy, start.OptStartTime = jetstream.DeliverByStartTimePolicy, &from
@@ -79,8 +88,8 @@ func (f *feed) since(ctx context.Context, stream jetstream.Stream, from time.Tim
 		return nil, err
 	}
 	info := cons.CachedInfo()
-	if info.NumPending > maxLogged {
-		start.DeliverPolicy, start.OptStartTime, start.OptStartSeq = jetstream.DeliverByStartSequencePolicy, nil, upTo-maxLogged+1
+	if info.NumPending > maxTail {
+		start.DeliverPolicy, start.OptStartTime, start.OptStartSeq = jetstream.DeliverByStartSequencePolicy, nil, upTo-maxTail+1
 		if cons, err = stream.OrderedConsumer(ctx, start); err != nil {
 			return nil, err
 		}
@@ -115,39 +124,58 @@ func (f *feed) since(ctx context.Context, stream jetstream.Stream, from time.Tim
 	return out, nil
 }
 
-// before is what a message's key held before it; ok is false where that is no
-// longer known.
-func (f *feed) before(ctx context.Context, stream jetstream.Stream, r received, known map[uint64]schemas.Object) (old schemas.Object, ok bool, err error) {
-	expect, parseErr := strconv.ParseUint(r.msg.Headers().Get(headerExpect), 10, 64)
-	if parseErr != nil {
-		return nil, false, nil // not stored by us
+// previous is what a key held before a message; known is false where nobody
+// knows any more.
+type previous struct {
+	obj   schemas.Object
+	known bool
+}
+
+// before is what the key of each message held before it.
+func (f *feed) before(ctx context.Context, stream jetstream.Stream, messages []received, known map[uint64]schemas.Object) ([]previous, error) {
+	out := make([]previous, len(messages))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(tailReads)
+	for i, r := range messages {
+		expect, err := strconv.ParseUint(r.msg.Headers().Get(headerExpect), 10, 64)
+		if err != nil || r.err != nil {
+			continue // not stored by us, or no object
+		}
+		if o, ok := known[expect]; ok || expect == 0 {
+			out[i] = previous{o, true}
+			continue
+		}
+		g.Go(func() (err error) {
+			out[i], err = f.version(ctx, stream, r.step.key.resource, expect)
+			return err
+		})
 	}
-	if expect == 0 {
-		return nil, true, nil
-	}
-	if o, ok := known[expect]; ok {
-		return o, true, nil
+	return out, g.Wait()
+}
+
+// version reads one message of the stream.
+func (f *feed) version(ctx context.Context, stream jetstream.Stream, resource string, seq uint64) (previous, error) {
+	kind, ok := schemas.KindByResource(resource)
+	if !ok {
+		return previous{}, nil
 	}
 	var m *jetstream.RawStreamMsg
-	err = retryAPI(ctx, func(ctx context.Context) error {
-		m, err = stream.GetMsg(ctx, expect)
+	err := retryAPI(ctx, func(ctx context.Context) (err error) {
+		m, err = stream.GetMsg(ctx, seq)
 		return err
 	})
 	switch {
 	case isNoMessage(err):
-		return nil, false, nil
+		return previous{}, nil
 	case err != nil:
-		return nil, false, err
+		return previous{}, err
 	case m.Header.Get(headerOperation) != "" || m.Header.Get(headerMarker) != "":
-		return nil, true, nil
+		return previous{nil, true}, nil
 	}
-	kind, ok := schemas.KindByResource(r.step.key.resource)
-	if !ok {
-		return nil, false, nil
+	o, err := decodeObject(kind, m.Data)
+	if err != nil {
+		return previous{}, nil // it was no object: nobody saw it
 	}
-	if old, err = decodeObject(kind, m.Data); err != nil {
-		return nil, false, nil // it was no object: nobody saw it
-	}
-	stamp(old, m.Sequence)
-	return old, true, nil
+	stamp(o, m.Sequence)
+	return previous{o, true}, nil
 }

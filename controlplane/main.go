@@ -102,6 +102,7 @@ func run(args []string, out io.Writer) error {
 	starting, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
 	p, err := plane.Start(starting, f.Options)
+	started()
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil // told to stop before it was up
