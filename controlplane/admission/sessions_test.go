@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -27,8 +28,11 @@ type asked struct {
 // nodes stands for all nodes: it keeps what it was asked last.
 func (w *world) nodes(answer func(node string) ([]byte, map[string][]string, error)) *asked {
 	last := &asked{}
+	var mu sync.Mutex // several nodes are asked at once
 	w.api.ask = func(_ context.Context, node, method string, header map[string][]string, body []byte) ([]byte, map[string][]string, error) {
+		mu.Lock()
 		*last = asked{node, method, header, string(body)}
+		mu.Unlock()
 		return answer(node)
 	}
 	return last
